@@ -1,0 +1,12 @@
+"""Transforms of a batch of images: chance drawn on the host, applied on the device.
+
+A transform has two methods. `draw(rng, batch_size, image_shape)` draws its random numbers with NumPy;
+`apply(images, labels, drawn)` is a pure function in keras.ops, so the same numbers give the same batch on each backend.
+Images are (batch, height, width, channels) with values 0–255, uint8 or float32; labels are one-hot float32 (batch, classes).
+"""
+
+from kcifar.augment.crop import RandomCrop
+from kcifar.augment.flip import RandomFlip
+from kcifar.augment.mixup import MixUp
+
+__all__ = ["MixUp", "RandomCrop", "RandomFlip"]

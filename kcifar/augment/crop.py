@@ -1,0 +1,47 @@
+"""A random window of the padded image."""
+
+from keras import ops
+
+from kcifar.errors import InputError
+
+
+class RandomCrop:
+    """Cuts a window of `size` × `size` pixels at a random place out of the image padded with `padding` black pixels.
+
+    As torchvision.transforms.RandomCrop(size, padding), with one place for each image.
+
+    Args:
+        size: height and width of the window, in pixels.
+        padding: pixels of value 0 added on each of the four sides first.
+
+    Raises:
+        InputError: a size below 1, a negative padding, or (when drawing) a window larger than the padded image.
+    """
+
+    def __init__(self, size, padding=0):
+        if size < 1 or padding < 0:
+            raise InputError(f"RandomCrop(size={size}, padding={padding}): expected size ≥ 1 and padding ≥ 0, in pixels")
+        self.size = size
+        self.padding = padding
+
+    def draw(self, rng, batch_size, image_shape):
+        """Top and left corners of the windows in the padded image: int32 (batch, 2)."""
+        room = [side + 2 * self.padding - self.size for side in image_shape[:2]]
+        if min(room) < 0:
+            raise InputError(
+                f"RandomCrop(size={self.size}, padding={self.padding}): the window is larger than the padded image of "
+                f"{image_shape[0]}×{image_shape[1]} pixels; use a smaller size or more padding"
+            )
+        return rng.integers(0, room, (batch_size, 2), dtype="int32", endpoint=True)
+
+    def apply(self, images, labels, drawn):
+        """Images (batch, size, size, channels) of the dtype given, and the labels as they are."""
+        pad = (self.padding, self.padding)
+        padded = ops.pad(images, ((0, 0), pad, pad, (0, 0)))
+        batch, height, width, channels = padded.shape
+        corners = ops.convert_to_tensor(drawn)
+        side = ops.arange(self.size, dtype="int32")
+        rows = corners[:, 0, None] + side + ops.arange(batch, dtype="int32")[:, None] * height
+        columns = corners[:, 1, None] + side
+        pixels = rows[:, :, None] * width + columns[:, None, :]
+        return ops.take(ops.reshape(padded, (-1, channels)), pixels, axis=0), labels

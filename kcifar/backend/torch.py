@@ -1,0 +1,28 @@
+"""What differs on torch."""
+
+import os
+
+import torch
+
+
+def describe():
+    """The device that training runs on, and the library's version and threads, as a dict for `environment.json`."""
+    cuda = torch.cuda.is_available()
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_device_bytes():
+    """The most memory that tensors took on the GPU so far, in bytes; 0 without a GPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def use_deterministic_algorithms():
+    """Makes every operation give the same bits each time; one that cannot raises an error when it is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # Filling memory that is about to be written only hides bugs, at the price of a pass over every tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False

@@ -1,0 +1,24 @@
+"""Accuracy and loss on whole splits after each epoch."""
+
+import keras
+
+
+class Evaluate(keras.callbacks.Callback):
+    """Evaluates the model on splits after each epoch and adds `<name>_loss` and `<name>_accuracy` to the log.
+
+    Unlike the running figures of training, these are of the finished epoch's weights, in inference mode and on images
+    as they are. Put it before the callbacks that read its figures.
+
+    Args:
+        splits: `kcifar.data.Batches` by name: Evaluate(train=…, test=…).
+    """
+
+    def __init__(self, **splits):
+        super().__init__()
+        self.splits = splits
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, batches in self.splits.items():
+            figures = self.model.evaluate(batches, verbose=0, return_dict=True)
+            logs[f"{name}_loss"] = figures["loss"]
+            logs[f"{name}_accuracy"] = figures["accuracy"]

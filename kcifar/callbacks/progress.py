@@ -1,0 +1,95 @@
+"""A progress bar while an epoch runs, and a line when it is over."""
+
+import time
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+# Reading a loss waits for the device, so the bar is drawn this often at most.
+_SECONDS_BETWEEN_UPDATES = 0.5
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Shows loss, accuracy, learning rate, images per second and the time left of the whole run.
+
+    On a terminal a bar while the epoch runs; everywhere a line an epoch. Put it last, so that the line has every figure.
+
+    Args:
+        learning_rate_at: the learning rate of an optimizer step, counted from 0.
+        images_per_epoch: images that training sees in an epoch.
+        console: a rich `Console`; a new one on stdout where None.
+    """
+
+    def __init__(self, learning_rate_at, images_per_epoch, console=None):
+        super().__init__()
+        self.learning_rate_at = learning_rate_at
+        self.images_per_epoch = images_per_epoch
+        self.console = console or Console(highlight=False)
+        self._bar = None
+
+    def on_train_begin(self, logs=None):
+        self._run_started, self._epochs_before = time.perf_counter(), None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._epochs_before = epoch if self._epochs_before is None else self._epochs_before
+        self._epoch_started = self._updated = time.perf_counter()
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[figures]}"))
+            self._bar = Progress(*columns, console=self.console, auto_refresh=False, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self._name(), total=self.params["steps"], figures="")
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        last = batch + 1 == self.params["steps"]
+        if last:
+            self._train_seconds = now - self._epoch_started
+        if self._bar is None or (now - self._updated < _SECONDS_BETWEEN_UPDATES and not last):
+            return
+        self._updated = now
+        self._bar.update(self._task, completed=batch + 1, figures=self._figures(batch, logs, now))
+        self._bar.refresh()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.close()
+        accuracies = [f"{name.removesuffix('_accuracy')} {value:.2%}" for name, value in logs.items()
+                      if name.endswith("_accuracy")]
+        seconds = time.perf_counter() - self._epoch_started
+        speed = self.images_per_epoch / self._train_seconds
+        self.console.print(
+            f"{self._name()}  loss {logs['loss']:.4f}  accuracy: {', '.join(accuracies)}  "
+            f"lr {logs['learning_rate']:.3g}  {speed:,.0f} images/s  {_duration(seconds)}  "
+            f"left {_duration(self._seconds_left(epoch + 1))}",
+            soft_wrap=True,
+        )
+
+    def close(self):
+        """Takes the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _name(self):
+        return f"epoch {self._epoch + 1}/{self.params['epochs']}"
+
+    def _figures(self, batch, logs, now):
+        done = (batch + 1) / self.params["steps"]
+        speed = done * self.images_per_epoch / (now - self._epoch_started)
+        rate = self.learning_rate_at(self._epoch * self.params["steps"] + batch)
+        return (
+            f"loss {float(logs['loss']):.4f}  accuracy {float(logs['accuracy']):.2%}  lr {rate:.3g}  "
+            f"{speed:,.0f} images/s  left {_duration(self._seconds_left(self._epoch + done))}"
+        )
+
+    def _seconds_left(self, epochs_done):
+        """From the mean speed of this session, evaluation included."""
+        done = epochs_done - self._epochs_before
+        return (time.perf_counter() - self._run_started) / done * (self.params["epochs"] - epochs_done)
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

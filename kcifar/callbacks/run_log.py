@@ -1,0 +1,62 @@
+"""The log of a run: a row an epoch in log.csv, times apart."""
+
+import csv
+import io
+import time
+from pathlib import Path
+
+import keras
+
+from kcifar.runs.files import write_text
+
+
+class RunLog(keras.callbacks.Callback):
+    """Writes every figure of every epoch to `log.csv`, whole each time, and times training without evaluation.
+
+    Times stay out of `log.csv`, so that a resumed run's is the same as an uninterrupted one's to the last bit. Put it
+    behind the callbacks whose figures it writes.
+
+    Args:
+        path: of log.csv.
+        learning_rate_at: the learning rate of an optimizer step, counted from 0.
+
+    Attributes:
+        rows: the rows so far, dicts.
+        train_seconds: of each epoch, without evaluation.
+    """
+
+    def __init__(self, path, learning_rate_at):
+        super().__init__()
+        self.path = Path(path)
+        self.learning_rate_at = learning_rate_at
+        self.rows = []
+        self.train_seconds = []
+
+    def state(self):
+        """What `restore` needs."""
+        return {"rows": self.rows, "train_seconds": self.train_seconds}
+
+    def restore(self, state):
+        """Goes on behind the rows of `state`."""
+        self.rows = state["rows"]
+        self.train_seconds = state["train_seconds"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self.params["steps"]:
+            float(logs["loss"])  # waits for the device
+            self._ended = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.train_seconds.append(self._ended - self._started)
+        last_step = (epoch + 1) * self.params["steps"] - 1
+        figures = {name: float(value) for name, value in logs.items()}
+        logs["learning_rate"] = self.learning_rate_at(last_step)
+        self.rows.append({"epoch": epoch + 1, "learning_rate": logs["learning_rate"], **figures})
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self.rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, table.getvalue())

@@ -1,0 +1,35 @@
+"""What every command does around its work: arguments, errors in one line, exit codes."""
+
+import os
+import sys
+
+from kcifar.errors import InputError
+
+
+def run_command(parser, work, arguments=None):
+    """Parses the arguments and calls `work(options)`.
+
+    Returns:
+        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C.
+    """
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        work(options)
+        return 0
+    except InputError as error:
+        return _complain(parser, error)
+    except OSError as error:
+        # A full disk, a folder that became read-only: what was written before is whole, see kcifar.runs.files.
+        where = f" '{error.filename}'" if error.filename else ""
+        return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone, as in `| head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _complain(parser, error):
+    print(f"{parser.prog.rpartition('.')[2]}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,83 @@
+"""Batches of a split for `model.fit`, transformed on the device."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kcifar import chance
+from kcifar.errors import InputError
+
+
+class Batches(keras.utils.PyDataset):
+    """A split as batches (images, labels) for `fit`, `evaluate` and `predict`, the same bytes on every backend.
+
+    Images are (batch, height, width, 3) with values 0–255, uint8 until a transform makes them float32; labels are
+    one-hot float32 (batch, classes). Order and transforms are drawn from (seed, epoch, step), see `kcifar.chance`.
+    Call `fit(batches, shuffle=False)`: by default Keras visits the batches in another order, from Python's generator.
+
+    Args:
+        split: a `kcifar.data.Split`. Its arrays are not copied.
+        batch_size: images in a batch.
+        transforms: from `kcifar.augment`, applied in order.
+        seed: of the order and of the transforms.
+        shuffle: a new order every epoch, or the split's own.
+        drop_last: leave out the last batch where it is smaller than the others.
+
+    Attributes:
+        epoch: the epoch that the next batch belongs to, counted from 0. Goes up by one when an epoch has been
+            served to its last batch; set it to continue a run elsewhere.
+
+    Raises:
+        InputError: a batch size below 1 or above the number of images.
+    """
+
+    def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False):
+        super().__init__()
+        if not 1 <= batch_size <= len(split):
+            raise InputError(
+                f"batch_size is {batch_size}, but there are {len(split)} images; expected from 1 to {len(split)}"
+            )
+        self.split = split
+        self.batch_size = batch_size
+        self.transforms = tuple(transforms)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+        self._one_hot = np.eye(split.classes, dtype="float32")
+        self._order = None, None
+        self._served = 0
+
+    @property
+    def num_batches(self):
+        """Batches in an epoch."""
+        whole, rest = divmod(len(self.split), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __len__(self):
+        return self.num_batches
+
+    def __getitem__(self, step):
+        chosen = self._epoch_order()[step * self.batch_size : (step + 1) * self.batch_size]
+        images = ops.convert_to_tensor(self.split.images[chosen])
+        labels = ops.convert_to_tensor(self._one_hot[self.split.labels[chosen]])
+        rng = chance.generator(self.seed, chance.TRANSFORMS, self.epoch, step)
+        for transform in self.transforms:
+            drawn = transform.draw(rng, len(chosen), tuple(images.shape[1:]))
+            images, labels = transform.apply(images, labels, drawn)
+        self._served += 1
+        return images, labels
+
+    def on_epoch_end(self):
+        # Keras calls this also after a look at the first batch, before the first epoch.
+        if self._served >= len(self):
+            self.epoch += 1
+        self._served = 0
+
+    def _epoch_order(self):
+        if not self.shuffle:
+            return np.arange(len(self.split))
+        if self._order[0] != self.epoch:
+            rng = chance.generator(self.seed, chance.ORDER, self.epoch)
+            self._order = self.epoch, rng.permutation(len(self.split))
+        return self._order[1]

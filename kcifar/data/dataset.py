@@ -1,0 +1,155 @@
+"""What a data source becomes: images and labels in memory, split as published."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from kcifar import chance
+from kcifar.errors import InputError
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""CIFAR-10's classes, in the order of their labels."""
+
+IMAGE_SHAPE = (32, 32, 3)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Labelled images, both arrays read-only (a memory map where they come from the cache).
+
+    Args:
+        images: uint8 `(n, 32, 32, 3)`, RGB, 0–255, n ≥ 1.
+        labels: int64 `(n,)`, each in 0 … `classes` − 1.
+        classes: how many classes there are, whether or not each of them occurs.
+
+    Raises:
+        InputError: a shape, a dtype or a label is another.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: int
+
+    def __post_init__(self):
+        for name in ("images", "labels"):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"{name} are a {type(array).__name__}; expected a NumPy array")
+            object.__setattr__(self, name, _read_only(array))
+        _check_array("images", self.images, np.uint8, (len(self.images) if self.images.ndim else 0, *IMAGE_SHAPE))
+        _check_array("labels", self.labels, np.int64, (len(self.images),))
+        if not len(self.images):
+            raise InputError("a split has no images; expected at least one")
+        if not isinstance(self.classes, int) or self.classes < 1:
+            raise InputError(f"classes is {self.classes!r}; expected a whole number of at least 1")
+        check_labels(self.labels, self.classes)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __repr__(self):
+        return f"Split({len(self)} images, {self.classes} classes)"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """The splits of a data set and the names of its classes.
+
+    Args:
+        train, test: the published splits, in the published order where the source tells it.
+        class_names: one name per label, all different.
+        validation: None until `split_validation` takes it from `train`.
+        source: what was loaded, for people to read.
+
+    Raises:
+        InputError: the splits and the names disagree on the number of classes, or a name occurs twice.
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    validation: Split | None = None
+    source: str = ""
+
+    def __post_init__(self):
+        names = tuple(self.class_names)
+        object.__setattr__(self, "class_names", names)
+        if len(set(names)) != len(names):
+            raise InputError(f"class names are {', '.join(names)}; expected each name once")
+        for split in (self.train, self.test, self.validation):
+            if split is not None and split.classes != len(names):
+                raise InputError(f"a split has {split.classes} classes but there are {len(names)} class names")
+
+    def split_validation(self, fraction=0.1, seed=0):
+        """Takes a random part of `train` away as `validation`.
+
+        The part is the first `round(fraction · n)` of a permutation drawn by Philox with the key `(seed, SPLIT)`
+        (see `kcifar.chance`); the rest stays `train`. Within each part the images keep their order.
+        Both parts are copies in memory: a random choice of rows cannot be a view of the memory-mapped file.
+
+        Args:
+            fraction: of `train`, in (0, 1), so that both parts have at least one image.
+            seed: a whole number in 0 … 2**64 − 1.
+
+        Returns:
+            A `Dataset` with `.train`, `.validation` and the same `.test`.
+
+        Raises:
+            InputError: `fraction` or `seed` is out of range, or a validation split has been taken already.
+        """
+        if self.validation is not None:
+            raise InputError("this data set has a validation split already; split the one that load() returned")
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+            raise InputError(f"validation fraction is {fraction!r}; expected a number between 0 and 1, both excluded")
+        n = len(self.train)
+        count = round(n * fraction)
+        if not 0 < count < n:
+            raise InputError(
+                f"validation fraction {fraction} of {n} training images leaves {n - count} for training and {count}"
+                " for validation; expected at least one in each: change the fraction"
+            )
+        order = chance.generator(seed, chance.SPLIT).permutation(n)
+        return dataclasses.replace(
+            self, train=_take(self.train, order[count:]), validation=_take(self.train, order[:count])
+        )
+
+    def fingerprint(self):
+        """SHA-256, in hex, of pixels, labels and class names: the same for equal data from whatever source."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                digest.update(len(split).to_bytes(8, "little"))
+                digest.update(np.ascontiguousarray(split.images))
+                digest.update(np.ascontiguousarray(split.labels, "<i8"))
+        return digest.hexdigest()
+
+
+def check_labels(labels, classes, what="a label"):
+    """Raises InputError, naming the first one, unless all labels are in 0 … classes − 1."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise InputError(
+            f"{what} is out of range: {labels[wrong[0]]} at index {wrong[0]} ({len(wrong)} such);"
+            f" expected 0 to {classes - 1}"
+        )
+
+
+def _check_array(name, array, dtype, shape):
+    if array.dtype != dtype or array.shape != shape:
+        expected = "(n, 32, 32, 3)" if name == "images" else shape
+        raise InputError(
+            f"{name} are {array.dtype} of shape {array.shape}; expected {np.dtype(dtype)} of shape {expected}"
+        )
+
+
+def _read_only(array):
+    # A plain ndarray over the memory map: np.memmap's own indexing is slower and buys nothing.
+    view = array.view(np.ndarray)
+    view.flags.writeable = False
+    return view
+
+
+def _take(split, rows):
+    rows = np.sort(rows)
+    return Split(split.images[rows], split.labels[rows], split.classes)

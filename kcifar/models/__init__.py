@@ -1,0 +1,57 @@
+"""Models: stock Keras, functional, logits out. One family a file."""
+
+import inspect
+
+import keras
+from keras import layers
+
+from kcifar.errors import InputError, nearest
+from kcifar.models.elu_cnn import elu_cnn
+from kcifar.models.initial import draw_initial_values
+from kcifar.models.tutorial_net import tutorial_net
+
+_FAMILIES = {"tutorial_net": tutorial_net, "elu_cnn": elu_cnn}
+
+
+def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0, **options):
+    """A model by name: a functional `keras.Model` of stock layers that gives logits.
+
+    Args:
+        name: `tutorial_net` or `elu_cnn`.
+        classes: number of logits.
+        input_shape: (height, width, channels) of an image.
+        mean, std: of each channel on the 0–1 scale: a normalisation comes first and the model takes 0–255.
+            None leaves it out, and the model takes what the caller has normalised.
+        seed: of the initial values, which are drawn on the host (the same on every backend), and of dropout.
+        options: of the family, see its function.
+
+    Returns:
+        The model: (batch, *input_shape) of any real dtype -> (batch, classes) logits.
+
+    Raises:
+        InputError: an unknown name or option, or an image too small for the network.
+    """
+    if name not in _FAMILIES:
+        raise InputError(f"unknown model '{name}'; {nearest(name, _FAMILIES)}")
+    family = _FAMILIES[name]
+    known = list(inspect.signature(family).parameters)[3:]
+    for option in options:
+        if option not in known:
+            raise InputError(f"unknown option '{option}' of {name}; {nearest(option, known) if known else 'it has none'}")
+    image = keras.Input(input_shape, name="image")
+    model = keras.Model(image, family(_normalised(image, mean, std), classes, seed, **options), name=name)
+    draw_initial_values(model, seed)
+    return model
+
+
+def _normalised(image, mean, std):
+    """(image/255 − mean) / std as a stock layer, in float32 whatever the precision: 0–255 needs more than bfloat16."""
+    if mean is None:
+        return image
+    if not len(mean) == len(std) == image.shape[-1]:
+        raise InputError(f"mean {mean} and std {std}: expected a value for each of {image.shape[-1]} channels")
+    if min(std) <= 0:
+        raise InputError(f"std is {std}; expected positive values")
+    mean = [255 * value for value in mean]
+    variance = [(255 * value) ** 2 for value in std]
+    return layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalization")(image)

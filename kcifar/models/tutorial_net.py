@@ -1,0 +1,34 @@
+"""The net of PyTorch's CIFAR-10 tutorial."""
+
+import math
+
+from keras import initializers, layers
+
+
+def tutorial_net(image, classes, seed):
+    """Logits of two 5×5 convolutions with max-pooling and three dense layers; 62,006 parameters for 32×32×3 and 10 classes.
+
+    From PyTorch's tutorial "Training a classifier". Kernels and biases start as PyTorch's defaults, uniform in
+    ±1/√fan_in.
+
+    Args:
+        image: normalised images (batch, height, width, channels), sides of at least 16.
+        classes: number of logits.
+        seed: unused: the net draws nothing when it runs.
+    """
+    x = image
+    for stage, filters in enumerate((6, 16), start=1):
+        x = layers.Conv2D(filters, 5, activation="relu", **_uniform(25 * x.shape[-1]), name=f"conv{stage}")(x)
+        x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    for stage, units in enumerate((120, 84), start=1):
+        x = layers.Dense(units, activation="relu", **_uniform(x.shape[-1]), name=f"dense{stage}")(x)
+    return layers.Dense(classes, **_uniform(x.shape[-1]), name="logits")(x)
+
+
+def _uniform(fan_in):
+    bound = 1 / math.sqrt(fan_in)
+    return {
+        "kernel_initializer": initializers.RandomUniform(-bound, bound),
+        "bias_initializer": initializers.RandomUniform(-bound, bound),
+    }

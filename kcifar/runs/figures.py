@@ -1,0 +1,92 @@
+"""The pictures of a run."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from kcifar.runs.files import replacing
+
+# Okabe & Ito's colours, told apart with any colour vision.
+_COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}
+_MOST_POINTS = 20_000
+
+
+def learning_rate(path, learning_rate_at, epochs, steps_per_epoch):
+    """The learning rate of every optimizer step against the epoch. `learning_rate_at`: step -> float."""
+    steps = np.arange(epochs * steps_per_epoch)
+    if len(steps) > _MOST_POINTS:
+        steps = np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).astype(int))
+    figure, axes = _axes("epoch", "learning rate")
+    axes.plot(steps / steps_per_epoch, [learning_rate_at(int(step)) for step in steps], color="#0072b2", linewidth=1.2)
+    axes.set_ylim(bottom=0)
+    axes.set_title("Learning rate")
+    _save(figure, path)
+
+
+def curves(path, rows, selected_on):
+    """Accuracy and loss by epoch on each split that was evaluated. `rows`: those of log.csv."""
+    figure = Figure((10, 4), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    for name, colour in _COLOURS.items():
+        if f"{name}_accuracy" in rows[0]:
+            label = f"{name} (selects the best epoch)" if name == selected_on else name
+            style = {"color": colour, "label": label, "marker": "." if len(rows) < 60 else None}
+            accuracy.plot(epochs, [100 * row[f"{name}_accuracy"] for row in rows], **style)
+            loss.plot(epochs, [row[f"{name}_loss"] for row in rows], **style)
+    loss.plot(epochs, [row["loss"] for row in rows], color="#888888", linestyle="--", label="training batches")
+    for axes, name in ((accuracy, "accuracy in %"), (loss, "loss")):
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def confusion(path, matrix, class_names):
+    """How often each class (row) was taken for each (column), in percent of the row. `matrix`: int (classes, classes)."""
+    share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure, axes = _axes("prediction", "label", (7, 6))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    places = range(len(class_names))
+    axes.set_xticks(places, class_names, rotation=45, ha="right")
+    axes.set_yticks(places, class_names)
+    axes.grid(visible=False)
+    for row in places:
+        for column in places:
+            if share[row, column] >= 0.5:
+                colour = "white" if share[row, column] > 50 else "black"
+                axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_title("Confusion on the test set, % of each label")
+    _save(figure, path)
+
+
+def predictions(path, split, probabilities, class_names, count=16):
+    """The first test images with label, prediction and its probability; wrong ones in orange."""
+    figure = Figure((10, 6), layout="constrained")
+    count = min(count, len(split))
+    for place in range(count):
+        axes = figure.add_subplot(2, -(-count // 2), place + 1)
+        axes.imshow(split.images[place])
+        axes.axis("off")
+        label, predicted = split.labels[place], probabilities[place].argmax()
+        axes.set_title(
+            f"{class_names[label]}\n→ {class_names[predicted]} {probabilities[place, predicted]:.0%}",
+            fontsize=8,
+            color="black" if label == predicted else "#d55e00",
+        )
+    _save(figure, path)
+
+
+def _axes(xlabel, ylabel, size=(7, 4)):
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _save(figure, path):
+    # Without a version and date in it, equal runs give equal files.
+    with replacing(path) as temporary, matplotlib.rc_context({"font.size": 10}):
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})

@@ -1,0 +1,113 @@
+"""The folder of a run: what is in it, and making or finding one."""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import kcifar
+from kcifar import backend
+from kcifar.errors import InputError
+from kcifar.recipe import Recipe
+from kcifar.runs.files import write_json, write_text
+
+
+class RunFolder:
+    """A run's folder. Its files are attributes; every one is written whole or not at all."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.recipe_source = self.path / "recipe.py"
+        self.recipe_json = self.path / "recipe.json"
+        self.environment = self.path / "environment.json"
+        self.log = self.path / "log.csv"
+        self.metrics = self.path / "metrics.json"
+        self.best = self.path / "best.keras"
+
+    def figure(self, name):
+        """The path of a figure, for example 'curves'."""
+        return self.path / f"{name}.png"
+
+    @property
+    def recipe(self):
+        """The resolved recipe. Raises InputError where it is damaged."""
+        return Recipe.from_json(self.recipe_json.read_text(encoding="utf-8"))
+
+    def expect_recipe(self, recipe):
+        """Raises InputError where `recipe` is not the one that this run was made with."""
+        own = self.recipe
+        different = [f.name for f in dataclasses.fields(recipe) if getattr(own, f.name) != getattr(recipe, f.name)]
+        if different:
+            found = ", ".join(f"{name} is {getattr(own, name)!r} there" for name in different)
+            raise InputError(f"'{self.path}' is a run of another recipe ({found}); start a new run with --out")
+
+
+def create(path, recipe, source):
+    """Makes the folder of a new run, with `recipe.py`, `recipe.json` and `environment.json`.
+
+    Args:
+        path: of a folder that is empty or does not exist.
+        recipe: resolved.
+        source: text of the recipe file.
+
+    Raises:
+        InputError: there is something at `path`, or nothing can be written there.
+    """
+    run = RunFolder(path)
+    try:
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            kind = "a run: go on with --resume, or" if run.recipe_json.exists() else "no empty folder:"
+            raise InputError(f"'{path}' is already there and {kind} choose another --out")
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_text(run.recipe_source, source)
+        write_text(run.recipe_json, recipe.to_json())
+        write_json(run.environment, environment())
+    except OSError as error:
+        raise InputError(f"cannot write the run to '{path}': {error.strerror or error}; choose another --out") from None
+    return run
+
+
+def find(path):
+    """The run at `path`. Raises InputError where there is none."""
+    run = RunFolder(path)
+    if not run.recipe_json.is_file():
+        found = "there is nothing" if not run.path.exists() else "it has no recipe.json"
+        raise InputError(f"'{path}' is no run ({found}); expected a folder that kcifar.train wrote")
+    return run
+
+
+def free_path(parent, name):
+    """`parent/name`, or with the first number behind it that is free."""
+    path, number = Path(parent) / name, 1
+    while path.exists():
+        number += 1
+        path = Path(parent) / f"{name}-{number}"
+    return path
+
+
+def record_resume(run):
+    """Adds the environment that a run goes on in to its `environment.json`."""
+    written = json.loads(run.environment.read_text(encoding="utf-8"))
+    written.setdefault("resumed", []).append(environment())
+    write_json(run.environment, written)
+
+
+def environment():
+    """Machine, versions and command, as a dict of plain values."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "kcifar": kcifar.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "backend": backend.name,
+        "precision": keras.config.dtype_policy().name,
+        **backend.describe(),
+    }

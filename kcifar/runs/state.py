@@ -1,0 +1,78 @@
+"""All that exact resume needs, in one file: weights, moving statistics, seeds, optimizer slots, callbacks, log."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+from keras import ops
+
+from kcifar.errors import InputError
+from kcifar.runs.files import replacing
+
+
+def save_model(model, path):
+    """Saves the model as a `.keras` file that plain Keras opens: without the optimizer, whole or not at all."""
+    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
+    with replacing(path) as temporary:
+        uncompiled.save(temporary)
+
+
+def save_state(path, model, record):
+    """Writes the model's and optimizer's variables, and `record`, whole or not at all.
+
+    Args:
+        path: of an `.npz` file.
+        model: a compiled model with a built optimizer.
+        record: what else is to be kept, as JSON can hold it.
+    """
+    arrays = {key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}
+    text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    with replacing(path) as temporary:
+        np.savez(temporary, record=text, **arrays)
+
+
+def load_record(path):
+    """The `record` that `save_state` wrote. Raises InputError where the file is missing or damaged."""
+    with _opened(path) as arrays:
+        return json.loads(arrays["record"].tobytes())
+
+
+def load_state(path, model):
+    """Gives the model and its optimizer the values that `save_state` wrote, and returns the record.
+
+    Raises:
+        InputError: the file is missing, damaged, or of another model or optimizer; nothing is changed then.
+    """
+    model.optimizer.build(model.trainable_variables)
+    variables = _variables(model)
+    with _opened(path) as arrays:
+        saved = {key: arrays[key] for key in arrays.files if key != "record"}
+        record = json.loads(arrays["record"].tobytes())
+    # A schedule takes the place of the learning rate's variable when training begins.
+    unmatched = set(variables) ^ set(saved) - {"learning_rate"}
+    unmatched -= {"learning_rate"}
+    reshaped = [key for key in set(variables) & set(saved) if tuple(variables[key].shape) != saved[key].shape]
+    if unmatched or reshaped:
+        raise InputError(f"{path}: saved from another model or optimizer ({sorted(unmatched) + reshaped} differ)")
+    for key in set(variables) & set(saved):
+        variables[key].assign(saved[key])
+    return record
+
+
+def _variables(model):
+    """Every variable that training changes, by a key that does not depend on automatic names."""
+    seeds_and_weights = model.trainable_variables + model.non_trainable_variables
+    variables = {f"model_{place}": variable for place, variable in enumerate(seeds_and_weights)}
+    slots = [variable for variable in model.optimizer.variables if variable.name != "learning_rate"]
+    variables |= {f"optimizer_{place}": variable for place, variable in enumerate(slots)}
+    return variables | {v.name: v for v in model.optimizer.variables if v.name == "learning_rate"}
+
+
+def _opened(path):
+    try:
+        return np.load(path)
+    except FileNotFoundError:
+        raise InputError(f"'{path}' is missing: nothing to resume from") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"'{path}' is damaged ({error}): start a new run") from None

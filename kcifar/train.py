@@ -1,0 +1,118 @@
+"""Train a CIFAR-10 classifier from a recipe."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from kcifar.commands import run_command
+from kcifar.errors import InputError
+
+_EXAMPLES = """\
+examples:
+  python -m kcifar.train recipes/demo.py
+  python -m kcifar.train recipes/mixup.py --data cifar-10-batches-py epochs=30
+  python -m kcifar.train recipes/mixup.py transforms.MixUp.alpha=0.2 optimizer.learning_rate=1e-3 --seed 1
+  python -m kcifar.train recipes/mixup.py --dry-run
+  python -m kcifar.train --resume runs/mixup-seed42
+  KERAS_BACKEND=jax python -m kcifar.train recipes/mixup.py
+"""
+
+
+def main(arguments=None):
+    """The command; returns its exit code."""
+    return run_command(_parser(), _train, arguments)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m kcifar.train",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe's file; with --resume the run's own")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a field of the recipe")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="auto, demo, or a path: CIFAR-10 folder or archive, images, .npz, TFDS folder"
+    )
+    parser.add_argument("--seed", metavar="N", help="the same as seed=N")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/<recipe>-seed<N>)")
+    where.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    return parser
+
+
+def _train(options):
+    if options.recipe and "=" in options.recipe:
+        options.overrides.insert(0, options.recipe)
+        options.recipe = None
+    recipe, source, run = _resumed(options) if options.resume else _new(options)
+
+    from kcifar import training
+    from kcifar.runs import folder
+
+    planned = training.plan(recipe)
+    for name, text in planned.describe():
+        print(f"{name:<15}{text}")
+    if options.dry_run:
+        return
+    if run:
+        folder.record_resume(run)
+    else:
+        run = folder.create(options.out or folder.free_path("runs", _run_name(options, recipe)), recipe, source)
+    print(f"{'run':<15}{run.path}\n", flush=True)
+    try:
+        metrics = training.train(planned, run, resume=bool(options.resume))
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
+        raise
+    print(f"\n{_result(metrics)}\n{run.path}/: curves.png, confusion.png, metrics.json, best.keras")
+
+
+def _new(options):
+    from kcifar import recipe
+
+    if not options.recipe:
+        raise InputError("no recipe given; expected the path of one, as recipes/mixup.py, or --resume RUN")
+    loaded = recipe.load(options.recipe).override(_overrides(options))
+    return loaded, Path(options.recipe).read_text(encoding="utf-8"), None
+
+
+def _resumed(options):
+    from kcifar.runs import folder
+
+    run = folder.find(options.resume)
+    if options.recipe:
+        run.expect_recipe(_new(options)[0])
+    else:
+        run.expect_recipe(run.recipe.override(_overrides(options)))
+    return run.recipe, None, run
+
+
+def _overrides(options):
+    overrides = list(options.overrides)
+    for name in ("data", "seed"):
+        if getattr(options, name) is not None:
+            overrides.append(f"{name}={getattr(options, name)}")
+    return overrides
+
+
+def _run_name(options, recipe):
+    return f"{Path(options.recipe).stem}-seed{recipe.seed}"
+
+
+def _result(metrics):
+    how = {
+        "validation": "chosen on validation",
+        "test": "chosen on the test set itself: not an honest estimate",
+        "last": "the last one",
+    }[metrics["selected_on"]]
+    return (
+        f"test accuracy {metrics['test_accuracy']:.2%}, loss {metrics['test_loss']:.4f}, "
+        f"of epoch {metrics['best_epoch']} ({how})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""Optimizers with PyTorch's semantics, and training from a recipe."""
+
+import importlib
+
+_ROOMS = {"Adam": "optimizers", "SGD": "optimizers", "train": "fit", "plan": "planning"}
+__all__ = list(_ROOMS)
+
+
+def __getattr__(name):
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"kcifar.training.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'kcifar.training' has no attribute '{name}'")

@@ -1,0 +1,88 @@
+"""Training from a recipe, in a run folder, by `model.fit`."""
+
+import resource
+import sys
+
+from kcifar import backend
+from kcifar.callbacks import Checkpoint
+from kcifar.callbacks.evaluate import Evaluate
+from kcifar.callbacks.progress import ProgressBar
+from kcifar.callbacks.run_log import RunLog
+from kcifar.runs import figures
+from kcifar.runs.files import write_json
+from kcifar.training import components
+from kcifar.training.evaluation import evaluate, load_model
+
+
+def train(planned, run, resume=False):
+    """Trains what was planned, writes the run folder, and returns what `metrics.json` holds.
+
+    Args:
+        planned: what `kcifar.training.plan` made of the recipe.
+        run: the recipe's `kcifar.runs.folder.RunFolder`, made by `create`.
+        resume: go on behind the last epoch that the folder holds, exactly as if the run had not been interrupted.
+
+    Raises:
+        InputError: there is nothing to resume, or it is damaged.
+    """
+    recipe, model, batches = planned.recipe, planned.model, planned.batches
+    images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
+    log = RunLog(run.log, planned.learning_rate_at)
+    stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, planned.monitor)
+    stateful = [callback for callback in (log, stopping) if callback]
+    first_best = min(recipe.select_from_epoch, recipe.epochs)
+    checkpoint = Checkpoint(run.path, planned.monitor, first_best, stateful)
+    progress = ProgressBar(planned.learning_rate_at, images)
+    evaluation = Evaluate(**planned.evaluated_splits())
+    callbacks = [planned.schedule, evaluation, log, stopping, checkpoint, progress]
+
+    batches.epoch = checkpoint.resume(model) if resume else 0
+    figures.learning_rate(run.figure("learning_rate"), planned.learning_rate_at, recipe.epochs, len(batches))
+    if batches.epoch < recipe.epochs and not checkpoint.stopped:
+        try:
+            model.fit(
+                batches,
+                shuffle=False,  # they have an order of their own
+                epochs=recipe.epochs,
+                initial_epoch=batches.epoch,
+                callbacks=[callback for callback in callbacks if callback],
+                verbose=0,
+            )
+        finally:
+            progress.close()
+    return _finish(planned, run, log, checkpoint, images)
+
+
+def _finish(planned, run, log, checkpoint, images):
+    """Evaluates the best model on the test split, and writes the figures and `metrics.json`."""
+    test, names = planned.dataset.test, planned.dataset.class_names
+    result = evaluate(load_model(run.best), test)
+    selected_on = planned.recipe.select_on
+    figures.curves(run.figure("curves"), log.rows, selected_on)
+    figures.confusion(run.figure("confusion"), result.confusion, names)
+    figures.predictions(run.figure("predictions"), test, result.probabilities, names)
+
+    train_seconds = sum(log.train_seconds)
+    metrics = {
+        "test_accuracy": result.accuracy,
+        "test_loss": result.loss,
+        "best_epoch": checkpoint.best_epoch,
+        "selected_on": selected_on,
+        "epochs": len(log.rows),
+        "parameters": planned.model.count_params(),
+        "train_seconds": train_seconds,
+        "seconds_per_epoch": log.train_seconds,
+        "images_per_second": images * len(log.rows) / train_seconds,
+        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_device_bytes": backend.peak_device_bytes(),
+    }
+    if "test_accuracy" in log.rows[-1]:
+        metrics["last_test_accuracy"] = log.rows[-1]["test_accuracy"]
+    write_json(run.metrics, metrics)
+    return metrics
+
+
+def _peak_memory_bytes():
+    """The most main memory that the process held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

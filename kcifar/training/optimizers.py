@@ -1,0 +1,124 @@
+"""Adam and SGD as PyTorch computes them, for runs that are to match a PyTorch program."""
+
+import math
+
+import keras
+from keras import ops
+
+from kcifar.errors import InputError
+
+
+@keras.saving.register_keras_serializable("kcifar")
+class SGD(keras.optimizers.Optimizer):
+    """Stochastic gradient descent with momentum as `torch.optim.SGD`: v = μ·v + g, w −= lr·v.
+
+    Keras's own puts the learning rate into the velocity, so that a change of it acts late; here it acts at once.
+    The L2 penalty is coupled: g += l2·w on every variable, biases and BatchNorm included, before the momentum.
+
+    Args:
+        learning_rate: float or schedule.
+        momentum: μ ≥ 0; 0 keeps no velocity.
+        nesterov: step along g + μ·v instead of v.
+        l2: PyTorch's `weight_decay`, ≥ 0.
+
+    Raises:
+        InputError: a negative argument, or Nesterov without momentum.
+    """
+
+    def __init__(self, learning_rate, momentum=0.0, nesterov=False, l2=0.0, name="sgd", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+        _expect_not_negative("SGD", learning_rate=learning_rate, momentum=momentum, l2=l2)
+        if nesterov and momentum == 0:
+            raise InputError("SGD(nesterov=True, momentum=0): Nesterov's step needs a momentum above 0")
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.l2 = l2
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else None
+
+    def update_step(self, gradient, variable, learning_rate):
+        gradient, learning_rate = _coupled(gradient, variable, learning_rate, self.l2)
+        step = gradient
+        if self.momentum:
+            velocity = self._velocities[self._get_variable_index(variable)]
+            self.assign(velocity, ops.add(ops.multiply(velocity, self.momentum), gradient))
+            step = ops.add(gradient, ops.multiply(velocity, self.momentum)) if self.nesterov else velocity
+        self.assign_sub(variable, ops.multiply(step, learning_rate))
+
+    def get_config(self):
+        own = {"momentum": self.momentum, "nesterov": self.nesterov, "l2": self.l2}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("kcifar")
+class Adam(keras.optimizers.Optimizer):
+    """Adam as `torch.optim.Adam`: w −= lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε).
+
+    Kingma & Ba 2015, algorithm 1; Keras's own adds ε before the bias correction (their "ε̂"), and takes 1e-7 for it.
+    The L2 penalty is coupled: g += l2·w on every variable, before the moments.
+
+    Args:
+        learning_rate: float or schedule.
+        l2: PyTorch's `weight_decay` of Adam (not AdamW), ≥ 0.
+        beta_1, beta_2: decay of the moments, in [0, 1).
+        epsilon: ε.
+
+    Raises:
+        InputError: an argument outside its range.
+    """
+
+    def __init__(self, learning_rate, l2=0.0, beta_1=0.9, beta_2=0.999, epsilon=1e-8, name="adam", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+        _expect_not_negative("Adam", learning_rate=learning_rate, l2=l2, epsilon=epsilon)
+        if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1):
+            raise InputError(f"Adam(beta_1={beta_1}, beta_2={beta_2}): expected both from 0 to below 1")
+        self.l2 = l2
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._means, self._squares = self.add_optimizer_variables(variables, ["mean", "square"])
+
+    def update_step(self, gradient, variable, learning_rate):
+        gradient, learning_rate = _coupled(gradient, variable, learning_rate, self.l2)
+        mean = self._means[self._get_variable_index(variable)]
+        square = self._squares[self._get_variable_index(variable)]
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        correction_1 = _one_minus_power(self.beta_1, step)
+        correction_2 = _one_minus_power(self.beta_2, step)
+
+        self.assign_add(mean, ops.multiply(ops.subtract(gradient, mean), 1 - self.beta_1))
+        self.assign_add(square, ops.multiply(ops.subtract(ops.square(gradient), square), 1 - self.beta_2))
+        scale = ops.add(ops.divide(ops.sqrt(square), ops.sqrt(correction_2)), self.epsilon)
+        self.assign_sub(variable, ops.multiply(ops.divide(mean, scale), learning_rate / correction_1))
+
+    def get_config(self):
+        own = {"l2": self.l2, "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        return {**super().get_config(), **own}
+
+
+def _coupled(gradient, variable, learning_rate, l2):
+    gradient = ops.cast(gradient, variable.dtype)
+    if l2:
+        gradient = ops.add(gradient, ops.multiply(variable, l2))
+    return gradient, ops.cast(learning_rate, variable.dtype)
+
+
+def _one_minus_power(beta, step):
+    """1 − βᵗ. Through expm1, since 1 − 0.999 in float32 is wrong by 5e-5 of itself."""
+    return -ops.expm1(step * (math.log(beta) if beta else -math.inf))
+
+
+def _expect_not_negative(optimizer, **arguments):
+    for name, value in arguments.items():
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise InputError(f"{optimizer}({name}={value}): expected a number ≥ 0")
+

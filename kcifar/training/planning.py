@@ -1,0 +1,109 @@
+"""All that a recipe stands for, built as a notebook would build it."""
+
+import dataclasses
+
+import keras
+
+from kcifar import backend, data, models
+from kcifar.data import Batches
+from kcifar.recipe import Recipe
+from kcifar.training import components
+
+# Inference only: the figures do not depend on it. On a CPU larger batches leave the cache and are slower.
+EVALUATION_BATCH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A recipe's data, batches and compiled model, with the lengths that follow from them."""
+
+    recipe: Recipe
+    dataset: data.Dataset
+    batches: Batches
+    model: keras.Model
+    schedule: keras.callbacks.Callback | None
+
+    @property
+    def steps_per_epoch(self):
+        return len(self.batches)
+
+    @property
+    def monitor(self):
+        """The figure that tells which epoch is best; None where the last one is."""
+        return None if self.recipe.select_on == "last" else f"{self.recipe.select_on}_accuracy"
+
+    def evaluated_splits(self):
+        """What is evaluated after each epoch, as batches by name. The test split is there only if it selects."""
+        splits = {"train": self.dataset.train}
+        if self.dataset.validation:
+            splits["validation"] = self.dataset.validation
+        if self.recipe.select_on == "test":
+            splits["test"] = self.dataset.test
+        return {name: evaluation_batches(split) for name, split in splits.items()}
+
+    def learning_rate_at(self, step):
+        """The learning rate of an optimizer step, counted from 0: float."""
+        if self.schedule is None:
+            return float(self.recipe.optimizer.arguments["learning_rate"])
+        return self.schedule.learning_rate_at(step if self.schedule.unit == "batch" else step // self.steps_per_epoch)
+
+    def describe(self):
+        """What will be done, as (name, text) rows."""
+        recipe, model, dataset = self.recipe, self.model, self.dataset
+        held_out = f", {len(dataset.validation):,} validation" if dataset.validation else ""
+        steps = self.steps_per_epoch
+        return [
+            ("data", f"{dataset.source}: {len(dataset.train):,} train{held_out}, {len(dataset.test):,} test images"),
+            ("model", f"{recipe.model}, {model.count_params():,} parameters"),
+            ("transforms", ", ".join(map(str, recipe.transforms)) or "none"),
+            ("batches", f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs"),
+            ("loss", str(recipe.loss)),
+            ("optimizer", str(recipe.optimizer)),
+            ("schedule", str(recipe.schedule or "constant learning rate")),
+            ("early stopping", str(recipe.early_stopping or "none")),
+            ("best epoch", _selection(recipe)),
+            ("seed", str(recipe.seed)),
+            ("backend", f"{keras.backend.backend()}, {keras.config.dtype_policy().name}"),
+        ]
+
+
+def plan(recipe):
+    """Loads the data and builds batches and the compiled model of a recipe.
+
+    Raises:
+        InputError: something that the recipe names does not exist or does not fit.
+    """
+    if recipe.deterministic:
+        backend.use_deterministic_algorithms()
+    schedule = recipe.schedule and components.schedule(recipe.schedule)
+    transforms = [components.transform(component) for component in recipe.transforms]
+    optimizer = components.optimizer(recipe.optimizer)
+    loss = components.loss(recipe.loss)
+
+    dataset = data.load(recipe.data)
+    if recipe.validation:
+        dataset = dataset.split_validation(recipe.validation, recipe.seed)
+    batches = Batches(
+        dataset.train, recipe.batch_size, transforms, recipe.seed, drop_last=recipe.drop_last
+    )
+    shape = tuple(batches[0][0].shape[1:])
+
+    keras.utils.set_random_seed(recipe.seed % 2**32)
+    options = recipe.model.arguments
+    model = models.build(
+        recipe.model.name, dataset.train.classes, shape, recipe.mean, recipe.std, recipe.seed, **options
+    )
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    return Plan(recipe, dataset, batches, model, schedule)
+
+
+def evaluation_batches(split):
+    """A split in its own order, every image once and as it is."""
+    return Batches(split, min(EVALUATION_BATCH, len(split)), shuffle=False)
+
+
+def _selection(recipe):
+    if recipe.select_on == "last":
+        return "the last one, unselected"
+    honest = " (not an honest estimate: the test set selects)" if recipe.select_on == "test" else ""
+    return f"by {recipe.select_on} accuracy from epoch {recipe.select_from_epoch} on{honest}"

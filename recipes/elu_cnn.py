@@ -1,0 +1,31 @@
+"""ELU CNN with a cyclic learning rate: the baseline of mixup.py, without MixUp.
+
+Source: a course report on CIFAR-10 (its figure is not stated). It leaves open step_size_up of the cycle (10 is that of a
+baseline which is commented out in it) and whether the cycle steps by batch or epoch: here by epoch.
+Command: python -m kcifar.train recipes/elu_cnn.py
+"""
+
+from kcifar.recipe import Component, Recipe
+
+recipe = Recipe(
+    data="auto",
+    validation=0.0,
+    model=Component("elu_cnn", dropout=0.5),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+    transforms=(
+        Component("RandomCrop", size=32, padding=4),
+        Component("RandomFlip"),
+    ),
+    batch_size=32,
+    drop_last=True,
+    loss=Component("CategoricalCrossentropy", label_smoothing=0.0),
+    optimizer=Component("Adam", learning_rate=2e-3, l2=1e-3),
+    schedule=Component("CyclicLR", base=1e-3, maximum=4e-3, step_size_up=10, mode="triangular2", unit="epoch"),
+    epochs=200,
+    early_stopping=None,
+    select_on="test",
+    select_from_epoch=10,
+    deterministic=True,
+    seed=42,
+)

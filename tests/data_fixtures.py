@@ -1,0 +1,141 @@
+"""One small data set, and writers of it in every form that kcifar.data reads."""
+
+import io
+import pickle
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+
+from kcifar.data import Dataset, Split, official
+from kcifar.data.dataset import CLASS_NAMES
+
+PER_BATCH = 12
+
+
+@pytest.fixture(autouse=True)
+def isolated_cache(tmp_path, monkeypatch):
+    """An empty cache, and no KCIFAR_DATA from outside."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("KCIFAR_DATA", raising=False)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A data set of five batches and one, in the shape of CIFAR-10, with 12 images a batch."""
+    monkeypatch.setattr(official, "PER_BATCH", PER_BATCH)
+    return make()
+
+
+def make(seed=0):
+    rng = np.random.default_rng(seed)
+    return Dataset(
+        train=_split(rng, 5 * PER_BATCH), test=_split(rng, PER_BATCH), class_names=CLASS_NAMES, source="made for tests"
+    )
+
+
+def _split(rng, n):
+    labels = np.arange(n, dtype=np.int64) % 10  # every class occurs, the image folder needs that
+    return Split(rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.permutation(labels), 10)
+
+
+def assert_equal(found, expected):
+    for which in ("train", "test"):
+        a, b = getattr(found, which), getattr(expected, which)
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.labels, b.labels)
+        assert a.images.dtype == np.uint8
+        assert a.labels.dtype == np.int64
+    assert found.class_names == expected.class_names
+
+
+def _batches(dataset):
+    """`(training batch number or None, rows uint8 (12, 3072) in the published plane order, labels)`."""
+    for number in (1, 2, 3, 4, 5, None):
+        split = dataset.test if number is None else dataset.train
+        rows = slice(None) if number is None else slice((number - 1) * PER_BATCH, number * PER_BATCH)
+        yield number, split.images[rows].transpose(0, 3, 1, 2).reshape(-1, 3072), split.labels[rows]
+
+
+def python_files(dataset, style="python2"):
+    """The files of cifar-10-batches-py as `{name: bytes}`, as Python 2 wrote them or as Python 3 would."""
+    dump = _python2_dict if style == "python2" else lambda d: pickle.dumps(d, protocol=2 if style == "python3" else 4)
+    files = {
+        f"data_batch_{number}" if number else "test_batch": dump(
+            {b"labels": labels.tolist(), b"data": np.ascontiguousarray(rows)}
+        )
+        for number, rows, labels in _batches(dataset)
+    }
+    files["batches.meta"] = dump({b"label_names": [name.encode() for name in dataset.class_names]})
+    return files
+
+
+def binary_files(dataset):
+    """The files of cifar-10-batches-bin as `{name: bytes}`."""
+    files = {
+        f"data_batch_{number}.bin" if number else "test_batch.bin": np.concatenate(
+            [labels.astype(np.uint8)[:, None], rows], axis=1
+        ).tobytes()
+        for number, rows, labels in _batches(dataset)
+    }
+    files["batches.meta.txt"] = ("\n".join(dataset.class_names) + "\n\n").encode()
+    return files
+
+
+def write_files(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_archive(path, folder_name, files, extra=()):
+    """A `.tar.gz` of the files in a folder, after the `(TarInfo, bytes)` of `extra`."""
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in extra:
+            archive.addfile(member, io.BytesIO(content))
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{folder_name}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_images(folder, dataset, name="{:05d}.png"):
+    from PIL import Image
+
+    for which in ("train", "test"):
+        split = getattr(dataset, which)
+        for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            path = folder / which / dataset.class_names[label] / name.format(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return folder
+
+
+def npz_arrays(dataset):
+    return {
+        "x_train": dataset.train.images,
+        "y_train": dataset.train.labels,
+        "x_test": dataset.test.images,
+        "y_test": dataset.test.labels,
+    }
+
+
+# Python 3 cannot write what Python 2 did (str as STRING opcodes), so these are its opcodes.
+def _python2_dict(items):
+    return b"\x80\x02}(" + b"".join(_python2(key) + _python2(value) for key, value in items.items()) + b"u."
+
+
+def _python2(value):
+    if isinstance(value, np.ndarray):
+        shape = b"M" + struct.pack("<H", value.shape[0]) + b"M" + struct.pack("<H", value.shape[1]) + b"\x86"
+        dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        return empty + b"(K\x01" + shape + dtype + b"\x89" + _python2(value.tobytes()) + b"tb"
+    if isinstance(value, list):
+        return b"](" + b"".join(map(_python2, value)) + b"e"
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    return (b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))) + value

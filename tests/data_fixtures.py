@@ -14,13 +14,6 @@ from kcifar.data.dataset import CLASS_NAMES
 PER_BATCH = 12
 
 
-@pytest.fixture(autouse=True)
-def isolated_cache(tmp_path, monkeypatch):
-    """An empty cache, and no KCIFAR_DATA from outside."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("KCIFAR_DATA", raising=False)
-
-
 @pytest.fixture
 def small(monkeypatch):
     """A data set of five batches and one, in the shape of CIFAR-10, with 12 images a batch."""

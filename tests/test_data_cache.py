@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_fixtures import assert_equal, isolated_cache, make, npz_arrays, write_images  # noqa: F401
+from data_fixtures import assert_equal, make, npz_arrays, write_images
 
 from kcifar.data import cache, load, npz
+
+pytestmark = pytest.mark.once
 
 ENTRY_FILES = {"meta.json", "train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"}
 
@@ -55,7 +57,8 @@ def test_the_second_load_maps_what_the_first_wrote(source, reads):
     assert json.loads((entry() / "meta.json").read_text())["sha256"] == make().fingerprint()
 
 
-def test_the_cache_follows_the_environment(source, tmp_path):
+def test_the_cache_follows_the_environment(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load(source)
     assert entry().is_relative_to(tmp_path / "cache" / "kcifar")
 

@@ -10,6 +10,8 @@ from data_fixtures import make
 from kcifar import InputError
 from kcifar.data import Dataset, Split
 
+pytestmark = pytest.mark.once
+
 IMAGES = np.zeros((3, 32, 32, 3), np.uint8)
 LABELS = np.array([0, 1, 2], np.int64)
 

@@ -8,6 +8,8 @@ import pytest
 from kcifar import InputError
 from kcifar.data import demo
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def drawn():

@@ -10,7 +10,6 @@ import pytest
 from data_fixtures import (
     assert_equal,
     binary_files,
-    isolated_cache,  # noqa: F401
     python_files,
     small,  # noqa: F401
     write_archive,
@@ -20,6 +19,8 @@ from data_fixtures import (
 from kcifar import InputError
 from kcifar.data import load, official, pickles
 from kcifar.data.dataset import CLASS_NAMES
+
+pytestmark = pytest.mark.once
 
 PY, BIN = official.PYTHON, official.BINARY
 

@@ -13,7 +13,6 @@ from data_fixtures import (
     PER_BATCH,
     assert_equal,
     binary_files,
-    isolated_cache,  # noqa: F401
     make,
     small,  # noqa: F401
     write_archive,
@@ -23,6 +22,8 @@ from PIL import Image
 
 from kcifar import InputError
 from kcifar.data import load, official, tfds
+
+pytestmark = pytest.mark.once
 
 
 def prepare(folder, file_format="array_record"):
@@ -181,6 +182,9 @@ def test_a_host_that_never_answers_is_given_up(monkeypatch):
     released.set()
 
 
-def test_what_tfds_needs_is_named_when_it_is_missing(monkeypatch):
+def test_what_tfds_needs_is_named_when_it_is_missing(folder, monkeypatch):
+    install = "pip install tensorflow-datasets array-record importlib-resources"
     monkeypatch.setitem(sys.modules, "array_record", None)
-    refused("auto", "array_record", "pip install tensorflow-datasets array-record importlib-resources")
+    refused(folder, "array_record", install)
+    monkeypatch.setitem(sys.modules, "importlib_resources", None)
+    refused("auto", "importlib_resources", install)

@@ -33,10 +33,11 @@ def read(path):
 
 
 def _arrays(path):
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("a single array")
-    with file:
+    # Opened here: numpy.load leaves the file open where it finds a damaged zip.
+    with open(path, "rb") as opened:
+        file = np.load(opened, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
         missing = [name for name in ARRAYS if name not in file.files]
         if missing:
             held = ", ".join(file.files) or "nothing"

@@ -6,6 +6,7 @@ manager fetches the archive and `kcifar.data.official` reads that, which also le
 """
 
 import dataclasses
+import importlib
 import io
 import json
 import re
@@ -36,7 +37,7 @@ def download(folder):
     Raises:
         InputError: the host does not answer within `PROBE_SECONDS`, the download breaks off or is not the archive.
     """
-    tfds = _import()
+    tfds = _import("importlib_resources")
     known = tfds.builder_cls("cifar10").url_infos
     (url,) = known
     reason = _unreachable(url)
@@ -73,7 +74,7 @@ def read_folder(path):
                 f"'{path}' is in the format {found}; expected array_record, which reads without TensorFlow: prepare it"
                 " with file_format='array_record' or convert it with tfds convert_format"
             )
-        builder = _import().builder_from_directory(str(path))
+        builder = _import("importlib_resources", "array_record").builder_from_directory(str(path))
         classes = tuple(builder.info.features["label"].names)
         train, test = (_split(builder, which, classes) for which in ("train", "test"))
         return Dataset(train=train, test=test, class_names=classes, source=f"{builder.info.full_name} in {path}")
@@ -135,16 +136,14 @@ def _unreachable(url):
     return reason[0]
 
 
-def _import():
+def _import(*needed):
+    """TFDS, after what it needs without declaring it everywhere: it would find that out late, and say it at length."""
     try:
-        import array_record  # noqa: F401 - TFDS does not declare these two everywhere, and says so late
-        import importlib_resources  # noqa: F401
-        import tensorflow_datasets
+        for name in needed:
+            importlib.import_module(name)
+        return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
-        raise InputError(
-            f"TensorFlow Datasets cannot be imported ({_one_line(error)}); expected it: {_INSTALL}"
-        ) from error
-    return tensorflow_datasets
+        raise InputError(f"TensorFlow Datasets cannot be used ({_one_line(error)}); expected it: {_INSTALL}") from error
 
 
 def _one_line(error):

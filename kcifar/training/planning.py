@@ -63,7 +63,7 @@ class Plan:
             ("early stopping", str(recipe.early_stopping or "none")),
             ("best epoch", _selection(recipe)),
             ("seed", str(recipe.seed)),
-            ("backend", f"{keras.backend.backend()}, {keras.config.dtype_policy().name}"),
+            ("backend", f"{backend.name}, {keras.config.dtype_policy().name}"),
         ]
 
 

@@ -1,0 +1,37 @@
+# Targets make their own environment in .venv and install again only when pyproject.toml has changed.
+.PHONY: demo train test lint clean
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+ARGS ?=
+ENVIRONMENT := .venv/installed
+RUN := .venv/bin/python
+
+help:
+	@echo "make demo                               train on shapes that kcifar draws itself, about two minutes on 2 cores"
+	@echo "make train RECIPE=recipes/mixup.py ARGS='epochs=30 --data DIR'"
+	@echo "make test                               all tests, on torch and on JAX"
+	@echo "make lint                               formatting and static checks"
+
+$(ENVIRONMENT): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+demo: $(ENVIRONMENT)
+	$(RUN) -m kcifar.train recipes/demo.py $(ARGS)
+
+train: $(ENVIRONMENT)
+	@test -n "$(RECIPE)" || { echo "make train: no RECIPE given; for example make train RECIPE=recipes/mixup.py" >&2; exit 2; }
+	$(RUN) -m kcifar.train $(RECIPE) $(ARGS)
+
+test: $(ENVIRONMENT)
+	KERAS_BACKEND=torch $(RUN) -m pytest $(ARGS)
+	KERAS_BACKEND=jax $(RUN) -m pytest -m "not once" $(ARGS)
+
+lint: $(ENVIRONMENT)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

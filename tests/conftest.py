@@ -1,0 +1,53 @@
+"""Fixtures for all tests: real images where they are at hand, caches kept apart, skips that must not be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kcifar  # noqa: F401  (chooses the backend before any test imports keras)
+
+ROOT = Path(__file__).parents[1]
+# The folder with all images of CIFAR-10 and the program `unpack`, beside the checkout.
+IMAGES = Path(os.environ.get("KCIFAR_TEST_IMAGES", ROOT.parent / "shared" / "cifar10"))
+NO_IMAGES = f"needs the images of CIFAR-10: no 'unpack' in {IMAGES}"
+NO_GPU = "needs a GPU"
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(pytestconfig):
+    """A folder that holds `cifar-10-batches-py` with all 60,000 real images (JPEG copy); unpacked once a checkout."""
+    if not (IMAGES / "unpack").exists():
+        pytest.skip(NO_IMAGES)
+    folder = Path(pytestconfig.cache.mkdir("cifar10"))
+    subprocess.run([sys.executable, IMAGES / "unpack", folder], check=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def isolated_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache, or sees the user's KCIFAR_DATA."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("KCIFAR_DATA", raising=False)
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in skipped]
+    terminalreporter.write_line(f"{len(reasons)} skipped on backend {os.environ['KERAS_BACKEND']}")
+
+
+def pytest_sessionfinish(session):
+    """In CI a test that is skipped although it could have run fails the whole run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    wrong = [report.nodeid for report in skipped if not _may_skip(report.longrepr[2])]
+    if wrong and os.environ.get("CI"):
+        reporter.write_line(f"\nskipped although they could have run: {wrong}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _may_skip(reason):
+    return NO_GPU in reason or (NO_IMAGES in reason and not (IMAGES / "unpack").exists())

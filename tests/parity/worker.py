@@ -1,0 +1,174 @@
+"""Runs report B on one backend for the parity tests, which start this file once with each KERAS_BACKEND.
+
+    worker.py batches DATA OUT             the first batches of two epochs
+    worker.py free DATA OUT                losses of 5 steps from the initial weights
+    worker.py record DATA OUT STATES       trains and writes the state before and after each step to STATES
+    worker.py replay DATA OUT STATES       each of those steps again from its state, and how far the outcome is from STATES
+"""
+
+import sys
+from pathlib import Path
+
+import kcifar  # first: it chooses the backend where KERAS_BACKEND does not
+
+# isort: split
+import keras
+import numpy as np
+from keras import ops
+
+from kcifar import recipe, training
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "mixup.py"
+STEPS = 120
+
+
+class RecordingAdam(training.Adam):
+    """Adam that keeps the gradients of the last step in variables, so that they come out of a compiled step too."""
+
+    def build(self, variables):
+        if not self.built:
+            super().build(variables)
+            self.gradients = self.add_optimizer_variables(variables, "gradient")
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
+        super().update_step(gradient, variable, learning_rate)
+
+
+class RecordingPool(keras.layers.MaxPooling2D):
+    """Max-pooling that keeps which of its four values won each window."""
+
+    batch_size = 32
+
+    def build(self, input_shape):
+        height, width, channels = input_shape[1:]
+        shape = (self.batch_size, height // 2, width // 2, channels)
+        self.winners = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="winners")
+
+    def call(self, images):
+        batch, height, width, channels = self.winners.shape
+        windows = ops.reshape(images, (-1, height, 2, width, 2, channels))
+        windows = ops.reshape(ops.transpose(windows, (0, 1, 3, 5, 2, 4)), (-1, height, width, channels, 4))
+        self.winners.assign(ops.cast(ops.argmax(windows, axis=-1), "float32"))
+        return super().call(images)
+
+
+def main(task, data, out, states=None):
+    planned = training.plan(recipe.load(RECIPE).override([f"data={data}", "model.dropout=0.0"]))
+    if task == "batches":
+        arrays = batches(planned.batches)
+    else:
+        model = recording_model(planned)
+        arrays = {"free": free, "record": record, "replay": replay}[task](model, planned.batches, states)
+    np.savez(out, **arrays)
+
+
+def batches(source):
+    arrays = {}
+    for epoch in (0, 7):
+        source.epoch = epoch
+        for step in (0, 1, len(source) - 1):
+            images, labels = source[step]
+            arrays[f"images_{epoch}_{step}"] = ops.convert_to_numpy(images)
+            arrays[f"labels_{epoch}_{step}"] = ops.convert_to_numpy(labels)
+    return arrays
+
+
+def recording_model(planned):
+    """The plan's model with recording pools and optimizer, and the plan's schedule."""
+
+    def recording(layer):
+        kind = RecordingPool if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    model = keras.models.clone_model(planned.model, clone_function=recording)
+    for layer in planned.model.layers:
+        if not isinstance(layer, keras.layers.MaxPooling2D):
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+    model.compile(RecordingAdam(**planned.recipe.optimizer.arguments), planned.model.loss, metrics=["accuracy"])
+    planned.schedule.set_params({"steps": len(planned.batches)})
+    planned.schedule.set_model(model)
+    planned.schedule.on_train_begin()
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def free(model, source, _):
+    return {"losses": [train(model, source, step) for step in range(5)]}
+
+
+def record(model, source, states):
+    rows = np.lib.format.open_memmap(states, "w+", np.float32, (STEPS + 1, len(state(model))))
+    rows[0] = state(model)
+    losses = []
+    for step in range(STEPS):
+        losses.append(train(model, source, step))
+        rows[step + 1] = state(model)
+    rows.flush()
+    return {"losses": losses}
+
+
+def replay(model, source, states):
+    """Losses; by step the distance of every layer's gradients and weights from those recorded; windows won otherwise."""
+    rows = np.load(states, mmap_mode="r")
+    losses, distances, windows = [], [], []
+    for step in range(STEPS):
+        restore(model, rows[step])
+        losses.append(train(model, source, step))
+        here, there = groups(model, state(model)), groups(model, rows[step + 1])
+        windows.append(np.count_nonzero(here.pop("winners") != there.pop("winners")))
+        distances.append([distance(here[name], there[name]) for name in here])
+    return {"losses": losses, "distances": distances, "names": list(here), "windows": windows}
+
+
+def train(model, source, step):
+    model.reset_metrics()
+    return float(model.train_on_batch(*source[step], return_dict=True)["loss"])
+
+
+def variables(model):
+    """What a step starts from: weights, moving statistics, optimizer slots and step count."""
+    return model.weights + model.optimizer.variables
+
+
+def state(model):
+    return np.concatenate([np.ravel(ops.convert_to_numpy(v)) for v in variables(model)], dtype=np.float32)
+
+
+def restore(model, row):
+    for variable, values in zip(variables(model), split(model, row), strict=True):
+        variable.assign(values.reshape(variable.shape))
+
+
+def split(model, row):
+    sizes = [int(np.prod(variable.shape)) for variable in variables(model)]
+    return np.split(row, np.cumsum(sizes)[:-1])
+
+
+def groups(model, row):
+    """A state's values by what is compared as one vector: a layer's weights, moving statistics, or gradients."""
+    gradients = {id(g): v for g, v in zip(model.optimizer.gradients, model.trainable_variables, strict=True)}
+    found = {}
+    for variable, values in zip(variables(model), split(model, row), strict=True):
+        if id(variable) in gradients:
+            name = f"gradients of {gradients[id(variable)].path.split('/')[0]}"
+        elif variable.path.endswith("winners"):
+            name = "winners"
+        elif any(variable is weight for weight in model.weights):
+            kind = "weights" if variable.trainable else "moving statistics"
+            name = f"{kind} of {variable.path.split('/')[0]}"
+        else:
+            continue
+        found.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def distance(actual, expected):
+    """‖a − e‖ / ‖e‖ in float64."""
+    actual, expected = np.float64(actual), np.float64(expected)
+    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
+if __name__ == "__main__":
+    assert kcifar.__version__
+    main(*sys.argv[1:])

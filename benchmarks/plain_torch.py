@@ -49,7 +49,7 @@ def elu_cnn(dropout=0.5):
 
 
 def report_b_optimizer(net, **options):
-    """Report B's Adam (with `options` of `torch.optim.Adam`) and its cyclic learning rate, to be stepped once an epoch."""
+    """Report B's Adam, with `options` of torch's, and its cyclic learning rate, to be stepped once an epoch."""
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3, weight_decay=1e-3, **options)
     cycle = {"base_lr": 1e-3, "max_lr": 4e-3, "step_size_up": 10, "mode": "triangular2", "cycle_momentum": False}
     return optimizer, torch.optim.lr_scheduler.CyclicLR(optimizer, **cycle)
@@ -107,7 +107,7 @@ def normaliser(mean, std):
 
 
 def train(report, splits, epochs, seed):
-    """Trains on `splits["train"]` and yields, after each epoch, its figures as a dict; `splits` hold (pixels, labels)."""
+    """Trains on `splits["train"]`, (pixels, labels), and yields the figures of each epoch as a dict."""
     torch.manual_seed(seed)
     net, normalise = report.net(), normaliser(report.mean, report.std)
     optimizer, schedule = report.optimizer(net)

@@ -58,9 +58,10 @@ def _train(options):
     if options.dry_run:
         return
     if run:
-        folder.record_resume(run)
+        folder.record_resume(run, planned.dataset)
     else:
-        run = folder.create(options.out or folder.free_path("runs", _run_name(options, recipe)), recipe, source)
+        out = options.out or folder.free_path("runs", f"{Path(options.recipe).stem}-seed{recipe.seed}")
+        run = folder.create(out, recipe, source, planned.dataset)
     print(f"{'run':<15}{run.path}\n", flush=True)
     try:
         metrics = training.train(planned, run, resume=bool(options.resume))
@@ -96,10 +97,6 @@ def _overrides(options):
         if getattr(options, name) is not None:
             overrides.append(f"{name}={getattr(options, name)}")
     return overrides
-
-
-def _run_name(options, recipe):
-    return f"{Path(options.recipe).stem}-seed{recipe.seed}"
 
 
 def _result(metrics):

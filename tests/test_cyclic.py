@@ -217,9 +217,9 @@ def test_a_cycle_may_follow_a_fit_without_one():
 def test_late_steps_are_as_exact_as_early_ones(mode, up, down):
     """At step 100,000 float32 has one part in 10 million left of t/(u+d), and γ^t is off by t roundings of γ."""
     model = unit_gradient_model()
-    model.optimizer.iterations.assign(99_997)
+    model.optimizer.iterations.assign(101_500)
     cycle = CyclicLR(1e-3, 8e-3, up, down, mode=mode, gamma=0.99998)
-    assert_used(fit(model, cycle, epochs=3), [cycle.learning_rate_at(t) for t in range(99_997, 100_012)])
+    assert_used(fit(model, cycle, epochs=3), [cycle.learning_rate_at(t) for t in range(101_500, 101_515)])
 
 
 def test_late_epochs_begin_at_their_first_batch():

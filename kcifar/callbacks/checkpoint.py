@@ -24,7 +24,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: of the run; made where it does not exist.
         monitor: the figure that tells which epoch is best (see `EarlyStopping`); None: the last one is.
-        from_epoch: the first epoch, counted from 1, that may be the best.
+        from_epoch: the first epoch, counted from 1, that may be the best; of a run that ends before, it is the last.
         stateful: callbacks with `state()` and `restore(state)`.
 
     Attributes:
@@ -87,7 +87,11 @@ class Checkpoint(keras.callbacks.Callback):
         if self.monitor not in logs:
             raise InputError(f"Checkpoint(monitor='{self.monitor}'): not in the log, which has {sorted(logs)}")
         value = float(logs[self.monitor])
-        if epoch < self.from_epoch or (self.best is not None and self._sign * value <= self._sign * self.best):
-            return False
-        self.best = value
-        return True
+        if self.best is None:
+            # A run that ends before `from_epoch` keeps its last epoch: there is always a best one.
+            improved = epoch >= self.from_epoch or epoch == self.params["epochs"] or self.model.stop_training
+        else:
+            improved = self._sign * value > self._sign * self.best
+        if improved:
+            self.best = value
+        return improved

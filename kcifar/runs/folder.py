@@ -47,13 +47,14 @@ class RunFolder:
             raise InputError(f"'{self.path}' is a run of another recipe ({found}); start a new run with --out")
 
 
-def create(path, recipe, source):
+def create(path, recipe, source, dataset):
     """Makes the folder of a new run, with `recipe.py`, `recipe.json` and `environment.json`.
 
     Args:
         path: of a folder that is empty or does not exist.
         recipe: resolved.
         source: text of the recipe file.
+        dataset: the `kcifar.data.Dataset` that it trains on.
 
     Raises:
         InputError: there is something at `path`, or nothing can be written there.
@@ -66,7 +67,7 @@ def create(path, recipe, source):
         run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.recipe_source, source)
         write_text(run.recipe_json, recipe.to_json())
-        write_json(run.environment, environment())
+        write_json(run.environment, environment(dataset))
     except OSError as error:
         raise InputError(f"cannot write the run to '{path}': {error.strerror or error}; choose another --out") from None
     return run
@@ -90,16 +91,21 @@ def free_path(parent, name):
     return path
 
 
-def record_resume(run):
-    """Adds the environment that a run goes on in to its `environment.json`."""
+def record_resume(run, dataset):
+    """Adds the environment that a run goes on in to its `environment.json`. Raises InputError where the data differ."""
     written = json.loads(run.environment.read_text(encoding="utf-8"))
-    written.setdefault("resumed", []).append(environment())
+    now = environment(dataset)
+    if now["data_sha256"] != written["data_sha256"]:
+        raise InputError(f"'{run.path}' was trained on other images ({written['data']}), these are {now['data']}")
+    written.setdefault("resumed", []).append(now)
     write_json(run.environment, written)
 
 
-def environment():
-    """Machine, versions and command, as a dict of plain values."""
+def environment(dataset):
+    """Data, machine, versions and command, as a dict of plain values."""
     return {
+        "data": dataset.source,
+        "data_sha256": dataset.fingerprint(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "kcifar": kcifar.__version__,
         "python": platform.python_version(),

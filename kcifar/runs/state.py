@@ -1,5 +1,6 @@
 """All that exact resume needs, in one file: weights, moving statistics, seeds, optimizer slots, callbacks, log."""
 
+import contextlib
 import json
 import zipfile
 
@@ -69,10 +70,14 @@ def _variables(model):
     return variables | {v.name: v for v in model.optimizer.variables if v.name == "learning_rate"}
 
 
+@contextlib.contextmanager
 def _opened(path):
-    try:
-        return np.load(path)
-    except FileNotFoundError:
-        raise InputError(f"'{path}' is missing: nothing to resume from") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{path}' is damaged ({error}): start a new run") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            # Opened here, since NumPy leaves the file open where it cannot read it.
+            arrays = stack.enter_context(np.load(stack.enter_context(open(path, "rb"))))
+        except FileNotFoundError:
+            raise InputError(f"'{path}' is missing: nothing to resume from") from None
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"'{path}' is damaged ({error}): start a new run") from None
+        yield arrays

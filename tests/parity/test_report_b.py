@@ -18,10 +18,10 @@ def work(cifar10_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parity")
     states = folder / "states.npy"
 
-    def run(task, backend):
+    def run(task, backend, first=0):
         out = folder / f"{task}-{backend}.npz"
         environment = {**os.environ, "KERAS_BACKEND": backend, "XDG_CACHE_HOME": str(folder)}
-        subprocess.run([sys.executable, WORKER, task, cifar10_folder, out, states], check=True, env=environment)
+        subprocess.run([sys.executable, WORKER, task, cifar10_folder, out, states, str(first)], check=True, env=environment)
         return np.load(out)
 
     yield run
@@ -45,18 +45,22 @@ def test_steps_from_equal_states_are_equal(work):
     """Each step starts on JAX from torch's weights, moving statistics and optimizer slots: no noise builds up.
 
     A gradient is not continuous where two values of a pooling window tie: which one gets it is then up to the last bit.
-    A step in which a window was won by another value on the two backends has no equal gradients to compare; at least 50
-    steps must be free of that. Each layer's gradients, weights and moving statistics are one vector, compared by norm:
-    the bias of a unit that is nearly dead has a gradient near Adam's ε, and is noise by itself.
+    A step in which a window was won by another value on the two backends has no equal gradients to compare, so steps are
+    taken until 50 are free of that. Each layer's gradients, weights and moving statistics are one vector, compared by
+    norm: the bias of a unit that is nearly dead has a gradient near Adam's ε, and is noise by itself.
     """
-    recorded, replayed = work("record", "torch"), work("replay", "jax")
-    np.testing.assert_allclose(replayed["losses"], recorded["losses"], rtol=1e-5)
+    distances, same, first = [], [], 0
+    while np.sum(same) < 50 and first < 500:
+        recorded, replayed = work("record", "torch", first), work("replay", "jax", first)
+        np.testing.assert_allclose(replayed["losses"], recorded["losses"], rtol=1e-5)
+        distances, same = [*distances, *replayed["distances"]], [*same, *(replayed["windows"] == 0)]
+        first = len(same)
 
-    names, distances, same = replayed["names"], replayed["distances"], replayed["windows"] == 0
-    statistics = np.char.startswith(names, "moving")
+    names, distances, same = replayed["names"], np.array(distances), np.array(same)
     assert len(names) == 9 + 4 + 9, names
-    assert distances[:, statistics].max() < 1e-5, "moving statistics do not depend on gradients: every step"
     assert same.sum() >= 50, f"only {same.sum()} of {len(same)} steps can be compared"
+    statistics = np.char.startswith(names, "moving")
+    assert distances[:, statistics].max() < 1e-5, "moving statistics do not depend on gradients: every step"
     worst = distances[same].max(axis=0)
     print(f"{same.sum()} of {len(same)} steps; largest relative differences:")
     print("\n".join(f"  {value:.1e} {name}" for value, name in zip(worst, names, strict=True)))

@@ -2,8 +2,8 @@
 
     worker.py batches DATA OUT             the first batches of two epochs
     worker.py free DATA OUT                losses of 5 steps from the initial weights
-    worker.py record DATA OUT STATES       trains and writes the state before and after each step to STATES
-    worker.py replay DATA OUT STATES       each of those steps again from its state, and how far the outcome is from STATES
+    worker.py record DATA OUT STATES FIRST trains for some steps and writes the state before and after each to STATES
+    worker.py replay DATA OUT STATES FIRST each of those steps again from its state, and how far the outcome is from STATES
 """
 
 import sys
@@ -19,7 +19,7 @@ from keras import ops
 from kcifar import recipe, training
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "mixup.py"
-STEPS = 120
+STEPS = 70
 
 
 class RecordingAdam(training.Adam):
@@ -53,13 +53,13 @@ class RecordingPool(keras.layers.MaxPooling2D):
         return super().call(images)
 
 
-def main(task, data, out, states=None):
+def main(task, data, out, states, first):
     planned = training.plan(recipe.load(RECIPE).override([f"data={data}", "model.dropout=0.0"]))
     if task == "batches":
         arrays = batches(planned.batches)
     else:
         model = recording_model(planned)
-        arrays = {"free": free, "record": record, "replay": replay}[task](model, planned.batches, states)
+        arrays = {"free": free, "record": record, "replay": replay}[task](model, planned.batches, states, int(first))
     np.savez(out, **arrays)
 
 
@@ -93,28 +93,31 @@ def recording_model(planned):
     return model
 
 
-def free(model, source, _):
+def free(model, source, *_):
     return {"losses": [train(model, source, step) for step in range(5)]}
 
 
-def record(model, source, states):
+def record(model, source, states, first):
+    """Steps `first` and on; they start where the steps before them ended, which STATES still holds."""
+    if first:
+        restore(model, np.load(states)[-1])
     rows = np.lib.format.open_memmap(states, "w+", np.float32, (STEPS + 1, len(state(model))))
     rows[0] = state(model)
     losses = []
     for step in range(STEPS):
-        losses.append(train(model, source, step))
+        losses.append(train(model, source, first + step))
         rows[step + 1] = state(model)
     rows.flush()
     return {"losses": losses}
 
 
-def replay(model, source, states):
+def replay(model, source, states, first):
     """Losses; by step the distance of every layer's gradients and weights from those recorded; windows won otherwise."""
     rows = np.load(states, mmap_mode="r")
     losses, distances, windows = [], [], []
     for step in range(STEPS):
         restore(model, rows[step])
-        losses.append(train(model, source, step))
+        losses.append(train(model, source, first + step))
         here, there = groups(model, state(model)), groups(model, rows[step + 1])
         windows.append(np.count_nonzero(here.pop("winners") != there.pop("winners")))
         distances.append([distance(here[name], there[name]) for name in here])

@@ -1,0 +1,265 @@
+"""The ways to train report B that throughput.py compares; a process for each: variants.py NAME SOURCE BATCH_SIZE.
+
+Each trains without end. Between two steps it calls `Clock.tick`, which measures what the driver asks for over a pipe
+and then waits, so that all can be timed in turn without a fit being restarted. Heavy imports are inside the functions:
+a process has only the libraries that it needs.
+"""
+
+import json
+import math
+import os
+import resource
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+MIXUP_RECIPE = Path(__file__).parents[1] / "recipes" / "mixup.py"
+EPOCH_IMAGES = 50_000  # an epoch is as long as on CIFAR-10, whatever the source
+READY_IMAGES = 5_000  # held in memory as float32 batches by the variants without transforms
+ENDLESS = 10**9
+
+
+class Clock:
+    """Times whole steps. A request is a line with a number of seconds, an answer a line of JSON.
+
+    It counts out the steps that take about that long, after the time of those before, and does not look at the time
+    between: stock Keras on JAX starts up to 32 steps ahead of the one that is computed.
+
+    Args:
+        batch_size: images in a step.
+        settle: steps at the start of each measurement that are not timed: caches are cold after a wait, and worker
+            processes had time to prepare batches ahead.
+        requests, answers: text files.
+    """
+
+    def __init__(self, batch_size, settle, requests, answers):
+        self.batch_size = batch_size
+        self.settle = settle
+        self.requests = requests
+        self.answers = answers
+        self.wanted = 2  # the first measurement is the warm-up; its answer says that the variant is ready
+        self.steps, self.started = 0, None
+
+    def tick(self, read_loss):
+        """Called once in every step. `read_loss()` waits for all work that was started and returns the loss."""
+        self.steps += 1
+        if self.started is None:
+            if self.steps > self.settle:
+                read_loss()
+                self.steps, self.started = 0, time.perf_counter()
+        elif self.steps == self.wanted:
+            loss = float(read_loss())
+            seconds = time.perf_counter() - self.started
+            self._answer(seconds, loss)
+            self._next_request(seconds / self.steps)
+
+    def _answer(self, seconds, loss):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss}")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        images = self.steps * self.batch_size
+        figures = {"images": images, "seconds": seconds, "loss": loss, "peak_memory_bytes": peak}
+        print(json.dumps(figures), file=self.answers, flush=True)
+
+    def _next_request(self, seconds_per_step):
+        request = self.requests.readline()
+        if not request:
+            sys.exit()
+        self.wanted = math.ceil(float(request) / seconds_per_step)
+        self.steps, self.started = 0, None
+
+
+def report(source, batch_size, clock):
+    """The report's own program: NCHW float32, images transformed one by one in two worker processes."""
+    import numpy as np
+    import plain_torch
+    import torch
+    import torch.nn.functional as F
+
+    net = plain_torch.elu_cnn()
+    optimizer, schedule = plain_torch.report_b_optimizer(net)
+    photographs = Photographs(*_training_images(source, batch_size))
+    loader = torch.utils.data.DataLoader(photographs, batch_size, shuffle=True, drop_last=True, num_workers=2)
+    clock.settle += 2 * loader.prefetch_factor
+    while True:
+        total = 0.0
+        for images, labels in loader:
+            blend, partner = np.random.beta(0.4, 0.4), torch.randperm(batch_size)
+            output = F.log_softmax(net(blend * images + (1 - blend) * images[partner]), dim=1)
+            loss = blend * F.nll_loss(output, labels) + (1 - blend) * F.nll_loss(output, labels[partner])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            clock.tick(loss.item)
+        schedule.step()
+
+
+class Photographs:
+    """A split, repeated, as (normalised tensor, label), cropped and mirrored with PIL as torchvision does it."""
+
+    def __init__(self, images, labels):
+        self.images = images
+        self.labels = labels.tolist()
+
+    def __len__(self):
+        return EPOCH_IMAGES
+
+    def __getitem__(self, index):
+        import numpy as np
+        import torch
+        from PIL import Image, ImageOps
+        from plain_torch import REPORT_B_MEAN, REPORT_B_STD
+
+        index %= len(self.images)
+        image = ImageOps.expand(Image.fromarray(self.images[index]), border=4, fill=0)
+        top, left = (torch.randint(0, 9, (1,)).item() for _ in range(2))
+        image = image.crop((left, top, left + 32, top + 32))
+        if torch.rand(1) < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        mean, std = (torch.as_tensor(values).view(-1, 1, 1) for values in (REPORT_B_MEAN, REPORT_B_STD))
+        return (tensor - mean) / std, self.labels[index]
+
+
+def tuned_torch(source, batch_size, clock, bfloat16=False):
+    """PyTorch written for speed: channels_last, fused Adam, no synchronisation, batches ready in memory."""
+    import plain_torch
+    import torch
+    import torch.nn.functional as F
+
+    net = plain_torch.elu_cnn().to(memory_format=torch.channels_last)
+    optimizer, _ = plain_torch.report_b_optimizer(net, fused=True)
+    batches = [  # NHWC in memory, seen as NCHW: channels_last
+        (torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels))
+        for images, labels in _ready_batches(source, batch_size)
+    ]
+    total, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    while True:
+        for images, labels in batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                logits = net(images)
+                loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+            correct += (logits.argmax(1) == labels).sum()
+            clock.tick(loss.item)
+
+
+def stock_keras(source, batch_size, clock):
+    """`keras.Model.fit` as it comes, of batches ready in memory."""
+    import keras
+    import numpy as np
+
+    from kcifar import models
+
+    one_hot = np.eye(10, dtype="float32")
+    batches = [(images, one_hot[labels]) for images, labels in _ready_batches(source, batch_size)]
+
+    class Ready(keras.utils.PyDataset):
+        def __len__(self):
+            return EPOCH_IMAGES // batch_size
+
+        def __getitem__(self, step):
+            return batches[step % len(batches)]
+
+    model = models.build("elu_cnn")
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
+    model.fit(Ready(), epochs=ENDLESS, callbacks=[_ticking(clock)], verbose=0)
+
+
+def kcifar_train(source, batch_size, clock, overrides=()):
+    """What `kcifar.train recipes/mixup.py` does in an epoch: its batches, model, schedule, log and progress bar."""
+    from rich.console import Console
+
+    from kcifar import recipe, training
+    from kcifar.callbacks.progress import ProgressBar
+    from kcifar.callbacks.run_log import RunLog
+
+    chosen = recipe.load(MIXUP_RECIPE).override([f"data={source}", f"batch_size={batch_size}", *overrides])
+    planned = training.plan(chosen)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        log = RunLog(Path(folder, "log.csv"), planned.learning_rate_at)
+        bar = ProgressBar(planned.learning_rate_at, EPOCH_IMAGES, Console(file=nowhere))
+        callbacks = [planned.schedule, log, bar, _ticking(clock)]
+        planned.model.fit(planned.batches, shuffle=False, epochs=ENDLESS, callbacks=callbacks, verbose=0)
+
+
+def _ticking(clock):
+    """A callback that ticks before each step.
+
+    Not after it: for a callback with `on_train_batch_end` Keras would wait for every step to end, which a fit without
+    callbacks does not. The model is looked at only when the clock is read: on JAX that makes Keras copy its state.
+    """
+    import keras
+
+    class Ticking(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            clock.tick(self._read_loss)
+
+        def _read_loss(self):
+            int(self.model.optimizer.iterations.numpy())  # changed last in a step
+            return float(self.model.get_metrics_result()["loss"])
+
+    return Ticking()
+
+
+def _training_images(source, batch_size):
+    """Images uint8 (n, 32, 32, 3) and labels int64 (n,)."""
+    from kcifar import data
+
+    split = data.load(source).train
+    if batch_size > len(split):
+        raise ValueError(f"batch size is {batch_size}, but there are {len(split)} images; expected at most that many")
+    return split.images, split.labels
+
+
+def _ready_batches(source, batch_size):
+    """Normalised float32 NHWC batches with their int64 labels, from the first images of the split."""
+    import numpy as np
+
+    from kcifar import recipe
+
+    images, labels = _training_images(source, batch_size)
+    usual = recipe.load(MIXUP_RECIPE)
+    mean, std = np.array(usual.mean, "float32"), np.array(usual.std, "float32")
+    count = max(min(READY_IMAGES, len(images)) // batch_size, 1)
+    parts = [slice(i * batch_size, (i + 1) * batch_size) for i in range(count)]
+    return [((images[part].astype("float32") / 255 - mean) / std, labels[part]) for part in parts]
+
+
+_NO_TRANSFORMS = ("transforms=[]",)
+
+VARIANTS = {  # name: (Keras backend, what trains)
+    "report": (None, report),
+    "torch": (None, tuned_torch),
+    "torch-bf16": (None, partial(tuned_torch, bfloat16=True)),
+    "keras-torch": ("torch", stock_keras),
+    "keras-jax": ("jax", stock_keras),
+    "kcifar-torch": ("torch", kcifar_train),
+    "kcifar-jax": ("jax", kcifar_train),
+    "kcifar-torch-plain": ("torch", partial(kcifar_train, overrides=_NO_TRANSFORMS)),
+    "kcifar-jax-plain": ("jax", partial(kcifar_train, overrides=_NO_TRANSFORMS)),
+}
+
+
+def main():
+    name, source, batch_size = sys.argv[1:]
+    # Whatever a library prints must not get between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        VARIANTS[name][1](source, int(batch_size), Clock(int(batch_size), 3, sys.stdin, answers))
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        print(json.dumps({"error": message}), file=answers, flush=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,495 @@
+"""Recipes: loading, overrides, JSON, and what each of them refuses, in one line."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kcifar import InputError
+from kcifar.recipe import Component, Recipe, load
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "recipes").glob("*.py"))
+FIELDS = (
+    "data validation model mean std transforms batch_size drop_last loss optimizer schedule epochs early_stopping "
+    "select_on select_from_epoch deterministic seed"
+).split()
+
+
+def arguments(**changes):
+    return {
+        "data": "auto",
+        "validation": 0.1,
+        "model": Component("elu_cnn", dropout=0.5),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "transforms": (Component("RandomCrop", size=32, padding=4), Component("MixUp", alpha=0.4, probability=1.0)),
+        "batch_size": 32,
+        "drop_last": True,
+        "loss": Component("CategoricalCrossentropy", label_smoothing=0.0),
+        "optimizer": Component("Adam", learning_rate=2e-3, l2=1e-3),
+        "schedule": Component("CyclicLR", base=1e-3, maximum=4e-3, step_size_up=10, mode="triangular2", unit="epoch"),
+        "epochs": 200,
+        "early_stopping": None,
+        "select_on": "validation",
+        "select_from_epoch": 10,
+        "deterministic": True,
+        "seed": 42,
+    } | changes
+
+
+@pytest.fixture
+def recipe():
+    return Recipe(**arguments())
+
+
+def changed(recipe, *overrides):
+    """The fields that overrides change, with their new values."""
+    new = recipe.override(overrides)
+    assert type(new) is Recipe
+    return {name: getattr(new, name) for name in FIELDS if getattr(new, name) != getattr(recipe, name)}
+
+
+def assert_refused(action, *words):
+    with pytest.raises(InputError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+# Components
+
+
+def test_a_component_prints_as_it_is_written():
+    assert str(Component("Adam", learning_rate=0.001, l2=0.0)) == "Adam(learning_rate=0.001, l2=0.0)"
+    assert str(Component("CyclicLR", mode="triangular")) == "CyclicLR(mode='triangular')"
+    assert str(Component("RandomFlip")) == "RandomFlip()"
+
+
+def test_components_are_equal_where_name_and_arguments_are():
+    assert Component("MixUp", alpha=0.4) == Component("MixUp", alpha=0.4)
+    assert Component("MixUp", alpha=0.4) != Component("MixUp", alpha=0.2)
+    assert Component("MixUp", alpha=0.4) != Component("Mixup", alpha=0.4)
+    assert Component("MixUp") != "MixUp"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Component("SGD", learning_rate=0.1, momentum=0.9), Component("SGD", momentum=0.9, learning_rate=0.1)),
+        (Component("MixUp", alpha=1), Component("MixUp", alpha=1.0)),
+    ],
+)
+def test_equal_components_have_one_hash(one, other):
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("epochs=30", "epochs", 30),
+        ("data=demo", "data", "demo"),
+        ("data=/tmp/some=dir", "data", "/tmp/some=dir"),
+        ("data=3", "data", "3"),
+        ("drop_last=false", "drop_last", False),
+        ("drop_last=False", "drop_last", False),
+        ("validation=0.25", "validation", 0.25),
+        ("mean=(0.1, 0.2, 0.3)", "mean", (0.1, 0.2, 0.3)),
+        ("mean=[0.1,0.2,0.3]", "mean", (0.1, 0.2, 0.3)),
+        ("mean=(1, 0, 0)", "mean", (1.0, 0.0, 0.0)),
+        ("schedule=none", "schedule", None),
+        ("schedule=None", "schedule", None),
+        (
+            "optimizer=SGD(learning_rate=0.1, momentum=0.9)",
+            "optimizer",
+            Component("SGD", learning_rate=0.1, momentum=0.9),
+        ),
+        ("optimizer=SGD(learning_rate=1)", "optimizer", Component("SGD", learning_rate=1)),
+        ("model=tutorial_net()", "model", Component("tutorial_net")),
+        ("model=tutorial_net", "model", Component("tutorial_net")),
+        ("early_stopping=EarlyStopping(patience=5)", "early_stopping", Component("EarlyStopping", patience=5)),
+        ("transforms=()", "transforms", ()),
+        (
+            "transforms=[RandomFlip(), MixUp(alpha=0.2)]",
+            "transforms",
+            (Component("RandomFlip"), Component("MixUp", alpha=0.2)),
+        ),
+        ("select_on=last", "select_on", "last"),
+        ("seed=18446744073709551615", "seed", 2**64 - 1),
+    ],
+)
+def test_an_override_changes_its_field_alone(recipe, override, field, value):
+    assert changed(recipe, override) == {field: value}
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "component"),
+    [
+        ("optimizer.learning_rate=1e-4", "optimizer", Component("Adam", learning_rate=1e-4, l2=1e-3)),
+        ("model.dropout=0.1", "model", Component("elu_cnn", dropout=0.1)),
+        (
+            "schedule.mode=triangular",
+            "schedule",
+            Component("CyclicLR", base=1e-3, maximum=4e-3, step_size_up=10, mode="triangular", unit="epoch"),
+        ),
+    ],
+)
+def test_a_dotted_override_changes_its_argument_alone(recipe, override, field, component):
+    assert changed(recipe, override) == {field: component}
+
+
+def test_a_transform_is_found_by_its_name(recipe):
+    crop = Component("RandomCrop", size=32, padding=4)
+    expected = {"transforms": (crop, Component("MixUp", alpha=0.2, probability=1.0))}
+    assert changed(recipe, "transforms.MixUp.alpha=0.2") == expected
+
+
+def test_an_int_becomes_a_float_where_one_is_expected(recipe):
+    assert type(recipe.override(["optimizer.learning_rate=1"]).optimizer.arguments["learning_rate"]) is float
+    assert type(recipe.override(["select_on=last", "validation=0"]).validation) is float
+    assert type(recipe.override(["mean=(1, 2, 3)"]).mean[0]) is float
+
+
+def test_later_overrides_win_and_see_earlier_ones(recipe):
+    assert changed(recipe, "epochs=3", "epochs=4") == {"epochs": 4}
+    new = recipe.override(["optimizer=SGD(learning_rate=0.1)", "optimizer.learning_rate=0.2"])
+    assert new.optimizer == Component("SGD", learning_rate=0.2)
+
+
+def test_no_overrides_change_nothing_and_the_recipe_stays(recipe):
+    assert changed(recipe) == {}
+    recipe.override(["optimizer.learning_rate=1.0", "transforms.MixUp.alpha=1.0", "epochs=1"])
+    assert recipe == Recipe(**arguments())
+
+
+def test_overrides_that_are_right_together_are_taken_together(recipe):
+    """No order of these passes by way of a recipe that is right at every step."""
+    assert changed(recipe, "mean=none", "std=none") == {"mean": None, "std": None}
+    assert changed(recipe, "std=none", "mean=none") == {"mean": None, "std": None}
+
+
+@pytest.mark.parametrize(
+    "overrides", [("select_on=validation", "validation=0.2"), ("validation=0.2", "select_on=validation")]
+)
+def test_the_order_of_overrides_of_different_fields_is_free(overrides):
+    recipe = Recipe(**arguments(validation=0.0, select_on="last"))
+    assert changed(recipe, *overrides) == {"validation": 0.2, "select_on": "validation"}
+
+
+def test_a_component_written_by_str_is_read_back(recipe):
+    for field in ("model", "loss", "optimizer", "schedule"):
+        component = getattr(recipe, field)
+        other = Recipe(**arguments(**{field: Component("other", a=1)}))
+        assert getattr(other.override([f"{field}={component}"]), field) == component
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("epoch=3", "epochs"),
+        ("optimizer.learning_rat=1", "optimizer.learning_rate"),
+        ("optimiser.l2=1", "optimizer.l2"),
+        ("transforms.MixUp.alhpa=1", "transforms.MixUp.alpha"),
+        ("batchsize=4", "batch_size"),
+        ("Epochs=4", "epochs"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(recipe, override, nearest):
+    message = assert_refused(lambda: recipe.override([override]), override.split("=")[0])
+    assert f"'{nearest}'" in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "epochs=2.5",
+        "epochs=3.0",
+        "epochs=true",
+        "epochs=thirty",
+        "epochs=",
+        "epochs=none",
+        "epochs=1+1",
+        "epochs=0",
+        "batch_size=-4",
+        "drop_last=1",
+        "drop_last=yes",
+        "validation=half",
+        "validation=1",
+        "validation=-0.1",
+        "validation=nan",
+        "mean=0.5",
+        "mean=(0.5, x)",
+        "mean=none",
+        "select_on=train",
+        "seed=-1",
+        "seed=18446744073709551616",
+        "transforms=none",
+        "transforms=RandomFlip",
+        "transforms=(1, 2)",
+        "optimizer=none",
+        "optimizer=3",
+        "optimizer=SGD(0.1)",
+        "optimizer=SGD(learning_rate=0.1",
+        "optimizer=SGD(**{})",
+        "optimizer=SGD(**{'learning_rate': 0.1})",
+        "optimizer=SGD(learning_rate=0.1, learning_rate=0.2)",
+        "optimizer=SGD(learning_rate=__import__('os').getpid())",
+        "optimizer=__import__('os')",
+        "optimizer=os.system(x=1)",
+        "optimizer.learning_rate=true",
+        "optimizer.learning_rate=fast",
+        "schedule.step_size_up=2.5",
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused(recipe, override):
+    key = override.split("=")[0]
+    assert_refused(lambda: recipe.override([override]), "std" if override == "mean=none" else key)
+
+
+@pytest.mark.parametrize("override", ["epochs", "", "=3", "optimizer.=3", ".learning_rate=3", "a.b.c.d=1"])
+def test_what_is_no_override_is_refused(recipe, override):
+    assert_refused(lambda: recipe.override([override]))
+
+
+def test_an_argument_of_none_is_refused(recipe):
+    assert_refused(lambda: recipe.override(["schedule=none", "schedule.mode=triangular"]), "schedule.mode")
+
+
+# JSON
+
+
+def test_json_gives_the_recipe_back(recipe):
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    bare = Recipe(**arguments(schedule=None, mean=None, std=None, transforms=(), seed=2**64 - 1))
+    again = Recipe.from_json(bare.to_json())
+    assert again == bare
+    assert type(again.transforms) is tuple
+
+
+def test_json_holds_each_field_in_order(recipe):
+    fields = json.loads(recipe.to_json())
+    assert list(fields) == FIELDS
+    assert fields["model"] == {"name": "elu_cnn", "arguments": {"dropout": 0.5}}
+    assert fields["epochs"] == 200
+
+
+def edited(change):
+    fields = json.loads(Recipe(**arguments()).to_json())
+    change(fields)
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "epochs: 3",
+        "null",
+        "3",
+        '"recipe"',
+        "[]",
+        "{}",
+        edited(lambda fields: fields.pop("epochs")),
+        edited(lambda fields: fields.update(epoch=3)),
+        edited(lambda fields: fields.update(epochs="3")),
+        edited(lambda fields: fields.update(model="elu_cnn")),
+        edited(lambda fields: fields.update(model={"name": "elu_cnn"})),
+        edited(lambda fields: fields.update(model={"name": 3, "arguments": {}})),
+        edited(lambda fields: fields.update(transforms=None)),
+    ],
+)
+def test_json_of_no_recipe_is_refused(text):
+    assert_refused(lambda: Recipe.from_json(text))
+
+
+# Fields
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": "30"},
+        {"epochs": 2.5},
+        {"epochs": True},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"select_from_epoch": 0},
+        {"validation": 1.0},
+        {"validation": "0.1"},
+        {"validation": float("nan")},
+        {"model": "elu_cnn"},
+        {"model": None},
+        {"optimizer": None},
+        {"transforms": Component("RandomFlip")},
+        {"transforms": (Component("RandomFlip"), "MixUp")},
+        {"mean": ("a", "b", "c")},
+        {"mean": None},
+        {"std": None},
+        {"drop_last": 1},
+        {"select_on": "train"},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"data": None},
+        {"schedule": "CyclicLR"},
+    ],
+    ids=str,
+)
+def test_a_field_of_another_type_or_range_is_refused(changes):
+    name = "std" if changes == {"mean": None} else next(iter(changes))
+    assert_refused(lambda: Recipe(**arguments(**changes)), name)
+
+
+def test_validation_is_not_chosen_on_where_nothing_is_held_out():
+    assert_refused(lambda: Recipe(**arguments(validation=0.0, select_on="validation")), "validation")
+
+
+def test_a_recipe_does_not_change(recipe):
+    with pytest.raises(AttributeError):
+        recipe.epochs = 3
+
+
+# Files
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_recipe_loads_and_goes_through_json(path):
+    recipe = load(path)
+    assert isinstance(recipe, Recipe)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def written_fields(path):
+    """The names in `recipe = Recipe(name=…, …)`, as the file has them."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == "recipe":
+            assert node.value.func.id == "Recipe"
+            return [keyword.arg for keyword in node.value.keywords]
+    raise AssertionError(f"{path} assigns no recipe")
+
+
+def test_shipped_recipes_list_the_same_fields_in_the_same_order():
+    assert {"mixup.py", "elu_cnn.py", "tutorial_net.py", "demo.py"} <= {path.name for path in SHIPPED}
+    for path in SHIPPED:
+        assert written_fields(path) == FIELDS
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_recipe_is_literal_and_imports_kcifar_recipe_alone(path):
+    """A docstring, one import, one assignment: no name, sum or loop to follow."""
+    document, imported, assigned = ast.parse(path.read_text()).body
+    assert ast.get_docstring(ast.Module([document], []))
+    assert imported.module == "kcifar.recipe"
+    names = {node.id for node in ast.walk(assigned) if isinstance(node, ast.Name)}
+    assert names == {"recipe", "Recipe", "Component"}
+    assert not any(isinstance(node, ast.BinOp | ast.comprehension) for node in ast.walk(assigned))
+
+
+def test_mixup_is_report_b():
+    recipe = load(ROOT / "recipes/mixup.py")
+    assert (recipe.batch_size, recipe.drop_last, recipe.epochs, recipe.seed) == (32, True, 200, 42)
+    assert (recipe.mean, recipe.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert recipe.model == Component("elu_cnn", dropout=0.5)
+    assert recipe.optimizer == Component("Adam", learning_rate=2e-3, l2=1e-3)
+    assert recipe.transforms == (
+        Component("RandomCrop", size=32, padding=4),
+        Component("RandomFlip"),
+        Component("MixUp", alpha=0.4, probability=1.0),
+    )
+    cycle = recipe.schedule.arguments
+    assert (recipe.schedule.name, cycle["mode"]) == ("CyclicLR", "triangular2")
+    assert (cycle["base"], cycle["maximum"], cycle["step_size_up"]) == (1e-3, 4e-3, 10)
+    assert (recipe.select_on, recipe.select_from_epoch) == ("test", 10)
+
+
+def test_elu_cnn_is_mixup_without_mixup():
+    mixup, plain = load(ROOT / "recipes/mixup.py"), load(ROOT / "recipes/elu_cnn.py")
+    assert [name for name in FIELDS if getattr(mixup, name) != getattr(plain, name)] == ["transforms"]
+    assert plain.transforms == mixup.transforms[:2]
+
+
+def test_tutorial_net_is_report_as_baseline():
+    recipe = load(ROOT / "recipes/tutorial_net.py")
+    assert (recipe.batch_size, recipe.epochs, recipe.transforms, recipe.schedule) == (4, 10, (), None)
+    assert (recipe.mean, recipe.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    optimizer = recipe.optimizer.arguments
+    assert (recipe.optimizer.name, optimizer["learning_rate"], optimizer["momentum"]) == ("SGD", 0.001, 0.9)
+    assert optimizer.get("l2", 0) == 0
+
+
+MIXUP = (ROOT / "recipes/mixup.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("recipe = Recipe(", ["line 1"]),
+        ("x = 1\nrecipe = = 3", ["line 2"]),
+        ("1 / 0", ["ZeroDivisionError"]),
+        ("raise ValueError('two\\nlines')", ["two", "lines"]),
+        ("import no_such_module", ["no_such_module"]),
+        ("from kcifar import nothing_of_this_name", ["nothing_of_this_name"]),
+        ("import sys; sys.exit(3)", []),
+        ("", ["recipe"]),
+        ("recipes = 3", ["recipe"]),
+        ("recipe = 3", ["recipe"]),
+        ("recipe = {'epochs': 3}", ["recipe"]),
+        ("recipe = None", ["recipe"]),
+        (MIXUP.replace("epochs=200", "epochs='200'"), ["epochs", "200"]),
+        (MIXUP.replace("epochs=200", "epochs=0"), ["epochs"]),
+        (MIXUP.replace("    epochs=200,\n", ""), ["epochs"]),
+        (MIXUP.replace("epochs=200", "epoch=200"), ["epoch"]),
+        (MIXUP.replace('optimizer=Component("Adam"', 'optimizer=dict(name="Adam"'), ["optimizer"]),
+    ],
+    ids=range(17),
+)
+def test_a_file_of_no_recipe_is_refused(tmp_path, text, words):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert_refused(lambda: load(path), "mine.py", *words)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00recipe", b"recipe = 1\x00", b"\x80abc"])
+def test_a_file_of_no_text_is_refused(tmp_path, content):
+    path = tmp_path / "mine.py"
+    path.write_bytes(content)
+    assert_refused(lambda: load(path), "mine.py")
+
+
+def test_a_missing_file_is_refused_with_the_nearest(tmp_path):
+    (tmp_path / "mixup.py").write_text(MIXUP)
+    message = assert_refused(lambda: load(tmp_path / "mixupp.py"), "mixupp.py")
+    assert str(tmp_path / "mixup.py") in message
+
+
+@pytest.mark.parametrize("path", ["no/such/folder/mixup.py", "", "."])
+def test_a_path_that_is_no_file_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(lambda: load(path))
+
+
+def test_a_path_may_be_a_string():
+    assert load(str(SHIPPED[0])) == load(SHIPPED[0])
+
+
+def test_kcifar_recipe_needs_the_standard_library_alone():
+    program = """
+import sys
+before = set(sys.modules)
+import kcifar.recipe
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))
+print(*sorted(name for name in sys.modules if name.startswith("kcifar.")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["kcifar", "kcifar.errors kcifar.recipe"]

@@ -1,0 +1,120 @@
+"""The benchmark: it runs and reports what failed; and its plain PyTorch net is the net that kcifar trains."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kcifar import models
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def throughput(*arguments, **variables):
+    """Runs the driver for a moment on one thread; the finished process."""
+    short = ("--data", "demo", "--rounds", "1", "--seconds", "0.2", "--batch-size", "32")
+    return subprocess.run(
+        [sys.executable, BENCHMARKS / "throughput.py", *short, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.once
+def test_times_and_failures_are_reported(tmp_path):
+    """One run: three variants that work, and one that cannot, since it finds a broken JAX."""
+    (tmp_path / "jax.py").write_text("raise ImportError('no JAX here')")
+    out = tmp_path / "out.json"
+    names = ["report", "torch", "keras-jax", "kcifar-torch"]
+    done = throughput("--variants", *names, "--out", out, PYTHONPATH=str(tmp_path))
+
+    assert done.returncode == 1, done.stderr
+    failure = [line for line in done.stderr.splitlines() if "no JAX here" in line]
+    assert len(failure) == 1
+    assert failure[0].startswith("throughput.py: keras-jax, batch 32: ImportError")
+    assert all(name in done.stdout for name in names)
+
+    found = json.loads(out.read_text())
+    assert {"cpu", "cores", "load_at_start", "load_at_end"} <= found["machine"].keys()
+    assert {"python", "torch", "jax", "keras", "numpy"} <= found["versions"].keys()
+    assert {"commit", "dirty", "started"} <= found.keys()
+    assert found["arguments"]["batch_size"] == [32]
+    results = {result["variant"]: result for result in found["results"]}
+    assert list(results) == names
+    assert "no JAX here" in results["keras-jax"]["error"]
+    assert results["keras-jax"]["measurements"] == []
+    for name in ("report", "torch", "kcifar-torch"):
+        result = results[name]
+        assert result["error"] is None
+        (measurement,) = result["measurements"]
+        assert measurement["images"] % 32 == 0
+        assert measurement["seconds"] > 0
+        speed = measurement["images"] / measurement["seconds"]
+        assert result["images_per_second"] == {"median": speed, "min": speed, "max": speed}
+        base = results["torch"]["images_per_second"]["median"]
+        assert result["ratio"]["torch"] == pytest.approx(speed / base)
+    assert results["kcifar-torch"]["ratio"]["stock"] is None  # keras-torch was not asked for
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--variants", "keras-mxnet"], "invalid choice: 'keras-mxnet'"),
+        (["--rounds", "0"], "invalid positive int value: '0'"),
+        (["--data", "nowhere"], "no data source 'nowhere'"),
+        (["--out", "no/such/folder.json"], "expected a file in a folder that exists"),
+    ],
+)
+def test_wrong_arguments(arguments, complaint):
+    done = throughput(*arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plain_net_computes_what_kcifar_computes():
+    """Same weights, same logits: the two do the same work. 1e-4: float32 sums over up to 4,096 terms."""
+    net = _plain_torch().elu_cnn()
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        if tensor.ndim == 1:  # biases and BatchNorm, which all start as zeros and ones
+            noise = torch.rand(tensor.shape, generator=generator)
+            tensor.data = noise + 0.5 if name.endswith(("weight", "running_var")) else noise - 0.5
+    model = models.build("elu_cnn")
+    model.set_weights(_as_keras_weights(net))
+
+    images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    with torch.no_grad():
+        expected = net.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=0, atol=1e-4)
+    assert sum(parameter.numel() for parameter in net.parameters()) == model.count_params() - 2 * (16 + 32 + 64 + 100)
+
+
+def _as_keras_weights(net):
+    """The weights of the plain net in the order and layout of kcifar's."""
+    weights = []
+    for layer in net:
+        values = [value.detach().numpy() for value in layer.state_dict().values() if value.ndim]
+        if isinstance(layer, torch.nn.Conv2d):
+            values[0] = values[0].transpose(2, 3, 1, 0)
+        elif isinstance(layer, torch.nn.Linear) and layer.in_features == 4096:  # behind Flatten: CHW there, HWC here
+            values[0] = values[0].reshape(100, 64, 8, 8).transpose(2, 3, 1, 0).reshape(4096, 100)
+        elif isinstance(layer, torch.nn.Linear):
+            values[0] = values[0].T
+        weights += values
+    return weights
+
+
+def _plain_torch():
+    specification = importlib.util.spec_from_file_location("plain_torch", BENCHMARKS / "plain_torch.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

@@ -1,0 +1,350 @@
+"""The command `kcifar.train`: a whole run, exact resume, and everything a user can get wrong."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kcifar import data
+from kcifar.evaluate import main as evaluate
+from kcifar.train import main as train
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
+FILES = {
+    "recipe.py", "recipe.json", "environment.json", "log.csv", "metrics.json", "best.keras", "last",
+    "learning_rate.png", "curves.png", "confusion.png", "predictions.png",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """An .npz with 200 + 100 of the drawn images: enough for runs of a second."""
+    drawn = data.load("demo")
+    path = tmp_path_factory.mktemp("small") / "small.npz"
+    arrays = {"x_train": drawn.train.images[:200], "y_train": drawn.train.labels[:200]}
+    np.savez(path, **arrays, x_test=drawn.test.images[:100], y_test=drawn.test.labels[:100])
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(small, tmp_path_factory):
+    """A finished run of three epochs, not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    assert train([str(RECIPES / "mixup.py"), "epochs=3", "--data", str(small), "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A finished run of three epochs."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def rows(run):
+    with open(run / "log.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_folder_holds_all_that_is_promised(run):
+    assert {path.name for path in run.iterdir()} == FILES
+    assert (run / "recipe.py").read_text() == (RECIPES / "mixup.py").read_text()
+    assert json.loads((run / "recipe.json").read_text())["epochs"] == 3
+    assert {"keras", "backend", "device", "data_sha256", "precision"} <= set(
+        json.loads((run / "environment.json").read_text())
+    )
+    assert [row["epoch"] for row in rows(run)] == ["1", "2", "3"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["epochs"] == len(metrics["seconds_per_epoch"]) == 3
+    assert metrics["images_per_second"] == pytest.approx(3 * 192 / metrics["train_seconds"])
+    assert metrics["peak_memory_bytes"] > 1e8
+
+
+def test_metrics_are_those_of_the_best_epoch_and_the_saved_model(run, small):
+    """select_from_epoch is 10, the run has 3: the last epoch is the only one that may be chosen."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["best_epoch"] == 3
+    assert metrics["selected_on"] == "test"
+    assert metrics["test_accuracy"] == pytest.approx(float(rows(run)[-1]["test_accuracy"]), abs=1e-6)
+    model = keras.saving.load_model(run / "best.keras")
+    assert not model.compiled
+    assert not any("kcifar" in type(layer).__module__ for layer in model.layers)
+    with np.load(small) as arrays:
+        accuracy = (model.predict(arrays["x_test"], verbose=0).argmax(1) == arrays["y_test"]).mean()
+    assert metrics["test_accuracy"] == pytest.approx(accuracy)
+
+
+def test_test_set_is_read_once_unless_it_selects(small, tmp_path):
+    path = tmp_path / "honest"
+    overrides = ["epochs=2", "validation=0.2", "select_on=validation", "select_from_epoch=1"]
+    assert train([str(RECIPES / "mixup.py"), *overrides, "--data", str(small), "--out", str(path)]) == 0
+    row = rows(path)[0]
+    assert "validation_accuracy" in row
+    assert "test_accuracy" not in row
+    metrics = json.loads((path / "metrics.json").read_text())
+    best = max(rows(path), key=lambda row: float(row["validation_accuracy"]))
+    assert str(metrics["best_epoch"]) == best["epoch"]
+
+
+def test_early_stopping_ends_a_run_and_resuming_it_trains_no_further(small, tmp_path):
+    path = tmp_path / "stopped"
+    overrides = ["epochs=30", "early_stopping=EarlyStopping(patience=1)", "optimizer.learning_rate=0.0", "schedule=none"]
+    assert train([str(RECIPES / "mixup.py"), *overrides, "--data", str(small), "--out", str(path)]) == 0
+    stopped_after = len(rows(path))
+    assert stopped_after < 30
+    assert train(["--resume", str(path)]) == 0
+    assert len(rows(path)) == stopped_after
+
+
+def test_a_selecting_test_set_is_said_wherever_it_is_shown(run, capsys):
+    assert evaluate([str(run)]) == 0
+    assert "not an honest estimate" in capsys.readouterr().out
+
+
+def test_evaluate_prints_accuracy_loss_and_every_class(run, capsys):
+    metrics = json.loads((run / "metrics.json").read_text())
+    capsys.readouterr()
+    assert evaluate([str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert f"accuracy  {metrics['test_accuracy']:.2%}" in printed
+    assert f"loss      {metrics['test_loss']:.4f}" in printed
+    assert len([line for line in printed.splitlines() if line.endswith("%")]) == 11
+
+
+def test_dry_run_writes_nothing(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train([str(RECIPES / "mixup.py"), "--data", str(small), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "float32" in printed
+    assert "6 of 32 an epoch, 1,200 in 200 epochs" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_folder_is_named_after_recipe_and_seed_and_never_reused(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert train([str(RECIPES / "tutorial_net.py"), "epochs=1", "--seed", "3", "--data", str(small)]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["tutorial_net-seed3", "tutorial_net-seed3-2"]
+
+
+RESUMED = ["epochs=4", "validation=0.2", "select_on=validation", "early_stopping=EarlyStopping(patience=3)"]
+
+
+def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(small, tmp_path):
+    """SIGKILL in epoch 3; dropout, MixUp, cycle, Adam's slots, patience and the best epoch all have to go on."""
+
+    def start(out):
+        command = [sys.executable, "-m", "kcifar.train", RECIPES / "mixup.py", *RESUMED, "--data", small, "--out", out]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(whole)
+    process.communicate()
+    assert process.returncode == 0
+    process = start(killed)
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(rows(killed)) < 4
+    subprocess.run([sys.executable, "-m", "kcifar.train", "--resume", killed], check=True, stdout=subprocess.PIPE)
+
+    assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+    with np.load(whole / "last" / "state.npz") as one, np.load(killed / "last" / "state.npz") as other:
+        assert one.files == other.files
+        assert all(np.array_equal(one[name], other[name]) for name in one.files if name != "record")
+    timeless = ("train_seconds", "seconds_per_epoch", "images_per_second", "peak_memory_bytes")
+    metrics = [json.loads((path / "metrics.json").read_text()) for path in (whole, killed)]
+    assert [{k: v for k, v in each.items() if k not in timeless} for each in metrics][0] == {
+        k: v for k, v in metrics[1].items() if k not in timeless
+    }
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Recipe files that are wrong, by what is wrong with them."""
+    text = (RECIPES / "mixup.py").read_text()
+    files = {
+        "does not parse": "recipe = Recipe(\n",
+        "does not run": "1 / 0",
+        "defines nothing": "x = 1",
+        "wrong type": text.replace("epochs=200", "epochs='many'"),
+        "unknown model": text.replace('"elu_cnn"', '"elu_cn"'),
+        "unknown transform": text.replace('"MixUp"', '"Mixup"'),
+        "unknown argument": text.replace("alpha=0.4", "alfa=0.4"),
+        "missing field": text.replace("    epochs=200,\n", ""),
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.py").write_text(content)
+    return tmp_path
+
+
+def complaint(capsys, command, *arguments):
+    """Runs a command in this process and gives its one line on stderr."""
+    capsys.readouterr()
+    assert command([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("does not parse", "line 1"),
+        ("does not run", "ZeroDivisionError"),
+        ("defines nothing", "expected recipe = Recipe("),
+        ("wrong type", "'epochs' is 'many', a str; expected int"),
+        ("unknown model", "did you mean 'elu_cnn'?"),
+        ("unknown transform", "did you mean 'MixUp'?"),
+        ("unknown argument", "did you mean 'alpha'?"),
+        ("missing field", "epochs"),
+        ("missing file", "no recipe at"),
+    ],
+)
+def test_wrong_recipes(broken, small, capsys, name, said):
+    out = broken / "out"
+    line = complaint(capsys, train, broken / f"{name}.py", "--data", small, "--out", out)
+    assert said in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("epoch=3", "did you mean 'epochs'?"),
+        ("epochs=three", "expected int"),
+        ("epochs=0", "at least 1"),
+        ("epochs", "expected key=value"),
+        ("optimizer.lr=1", "optimizer.l2"),
+        ("optimizer.learning_rate=fast", "expected float"),
+        ("optimizer.learning_rate=-1.0", "expected a number ≥ 0"),
+        ("transforms.MixUp.alpha=-1", "alpha ≥ 0"),
+        ("transforms.RandomCrop.size=64", "larger than the padded image"),
+        ("batch_size=500", "200 images"),
+        ("batch_size=0", "at least 1"),
+        ("validation=1.5", "fraction"),
+        ("select_on=tests", "'validation', 'test' or 'last'"),
+        ("select_on=validation", "validation=0.1"),
+        ("optimizer=Adagrad(learning_rate=1.0)", "unknown"),
+        ("optimizer=Adam()", "'learning_rate' is missing"),
+        ("schedule=CyclicLR(base=2,maximum=1,step_size_up=3)", "0 ≤ base ≤ maximum"),
+        ("model.depth=3", "unknown key"),
+        ("std=(0.0,0.1,0.1)", "positive"),
+        ("mean=none", "both"),
+        ("seed=-1", "2**64"),
+    ],
+)
+def test_wrong_overrides(small, tmp_path, capsys, override, said):
+    out = tmp_path / "out"
+    line = complaint(capsys, train, RECIPES / "mixup.py", override, "--data", small, "--out", out)
+    assert said in line
+    assert not out.exists()
+
+
+def test_wrong_data(tmp_path, capsys):
+    assert "did you mean 'demo'?" in complaint(capsys, train, RECIPES / "mixup.py", "--data", "dmeo")
+    half = tmp_path / "cifar-10-batches-py"
+    half.mkdir()
+    (half / "data_batch_1").write_bytes(b"")
+    line = complaint(capsys, train, RECIPES / "mixup.py", "--data", half)
+    assert "data_batch_2" in line
+    assert "test_batch" in line
+    np.savez(tmp_path / "half.npz", x_train=np.zeros((1, 32, 32, 3), np.uint8))
+    assert "y_train" in complaint(capsys, train, RECIPES / "mixup.py", "--data", tmp_path / "half.npz")
+
+
+def test_an_existing_run_is_never_touched(run, small, capsys):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    mixup = RECIPES / "mixup.py"
+    assert "--resume" in complaint(capsys, train, mixup, "--data", small, "--out", run)
+    said = complaint(capsys, train, RECIPES / "elu_cnn.py", "--data", small, "--resume", run)
+    assert "run of another recipe" in said
+    assert "seed is 42 there" in complaint(capsys, train, "seed=1", "--resume", run)
+    assert "choose another" in complaint(capsys, train, mixup, "--data", small, "--out", run / "log.csv")
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_resuming_what_cannot_be_resumed(run, small, tmp_path, capsys):
+    assert "is no run" in complaint(capsys, train, "--resume", tmp_path / "nowhere")
+    assert "is no run" in complaint(capsys, train, "--resume", tmp_path)
+    assert "is no run" in complaint(capsys, evaluate, tmp_path)
+    state = run / "last" / "state.npz"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert "is damaged" in complaint(capsys, train, "--resume", run)
+    state.unlink()
+    assert "nothing to resume from" in complaint(capsys, train, "--resume", run)
+    (run / "best.keras").write_bytes(b"no model")
+    assert "cannot be opened" in complaint(capsys, evaluate, run)
+    (run / "recipe.json").write_text("{")
+    assert "not JSON" in complaint(capsys, evaluate, run)
+
+
+def test_resuming_on_other_images_is_refused(run, small, capsys):
+    with np.load(small) as arrays:
+        other = {name: arrays[name].copy() for name in arrays.files}
+    other["x_train"][0, 0, 0, 0] ^= 1
+    np.savez(small, **other)
+    try:
+        assert "other images" in complaint(capsys, train, "--resume", run)
+    finally:
+        other["x_train"][0, 0, 0, 0] ^= 1
+        np.savez(small, **other)
+
+
+def test_a_folder_that_cannot_be_written(small, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = complaint(capsys, train, RECIPES / "mixup.py", "--data", small, "--out", tmp_path / "file" / "run")
+    assert "cannot write the run" in line
+
+
+def test_a_full_disk_ends_a_run_in_one_line_and_keeps_the_last_epoch(small, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "full"
+    save, saved = np.savez, []
+
+    def full(*arguments, **arrays):
+        if saved:
+            raise OSError(28, "No space left on device")
+        saved.append(save(*arguments, **arrays))
+
+    monkeypatch.setattr(np, "savez", full)
+    line = complaint(capsys, train, RECIPES / "mixup.py", "epochs=3", "--data", small, "--out", path)
+    assert "No space left on device" in line
+    monkeypatch.undo()
+    assert sorted(p.name for p in (path / "last").iterdir()) == ["state.npz"]
+    assert train(["--resume", str(path)]) == 0
+    assert len(rows(path)) == 3
+
+
+@pytest.mark.once
+def test_in_a_process_of_its_own_there_is_no_traceback(tmp_path):
+    """What the in-process tests cannot see: the exit code and stderr of the real command."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    command = [sys.executable, "-m", "kcifar.train", "recipes/mixpu.py"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == ["train: no recipe at 'recipes/mixpu.py'; did you mean 'recipes/mixup.py'?"]
+
+
+@pytest.mark.once
+def test_interrupting_says_how_to_go_on(small, tmp_path):
+    command = [sys.executable, "-m", "kcifar.train", RECIPES / "mixup.py", "--data", small, "--out", tmp_path / "run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.splitlines() == [f"interrupted; go on with: python -m kcifar.train --resume {tmp_path / 'run'}"]

@@ -113,7 +113,8 @@ def measure(options, batch_size, console):
             for result in results[first:] + results[:first]:
                 if result["error"] is None:
                     _measure_once(result, children[result["variant"]], turn, options.seconds)
-            figures = [f"{r['variant']} {_of_round(r).get(turn, 0):,.0f}" for r in results]
+            speeds = {r["variant"]: _of_round(r).get(turn) for r in results}
+            figures = [f"{name} {f'{speed:,.0f}' if speed else 'failed'}" for name, speed in speeds.items()]
             console.print(f"batch {batch_size}, round {turn + 1}/{options.rounds}: {', '.join(figures)}")
     finally:
         for child in children.values():
@@ -233,12 +234,16 @@ def main(arguments=None):
         description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="auto", metavar="SOURCE", help="what kcifar.data.load takes (default: auto)")
-    parser.add_argument("--batch-size", type=_positive(int), nargs="+", default=[32, 512], metavar="N")
+    parser.add_argument(
+        "--batch-size", type=_positive(int), nargs="+", default=[32, 512], metavar="N", help="default: 32 512"
+    )
     parser.add_argument(
         "--rounds", type=_positive(int), default=5, metavar="N", help="turns of each variant (default: 5)"
     )
     parser.add_argument("--seconds", type=_positive(float), default=5.0, metavar="S", help="of a turn (default: 5)")
-    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=list(VARIANTS), metavar="NAME")
+    parser.add_argument(
+        "--variants", choices=VARIANTS, nargs="+", default=list(VARIANTS), metavar="NAME", help="default: all"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: benchmarks/results/throughput-<time>.json")
     options = parser.parse_args(arguments)
 
@@ -248,8 +253,9 @@ def main(arguments=None):
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         data.load(options.data)  # a wrong source fails here, and the variants find it in the cache
-        folder = options.out.parent if options.out else RESULTS
-        if not os.access(folder, os.W_OK) or (options.out and options.out.is_dir()):
+        if not options.out:
+            RESULTS.mkdir(exist_ok=True)
+        elif not os.access(options.out.parent, os.W_OK) or options.out.is_dir():
             raise InputError(f"--out is '{options.out}'; expected a file in a folder that exists and can be written to")
         return run(options)
     except InputError as error:

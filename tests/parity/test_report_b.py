@@ -44,16 +44,17 @@ def test_first_steps_run_freely_are_equal(work):
 def test_steps_from_equal_states_are_equal(work):
     """Each step starts on JAX from torch's weights, moving statistics and optimizer slots: no noise builds up.
 
-    A gradient is not continuous where two values of a pooling window tie: which one gets it is then up to the last bit.
-    A step in which a window was won by another value on the two backends has no equal gradients to compare, so steps are
-    taken until 50 are free of that. Each layer's gradients, weights and moving statistics are one vector, compared by
-    norm: the bias of a unit that is nearly dead has a gradient near Adam's ε, and is noise by itself.
+    Each layer's gradients, weights and moving statistics are one vector, compared by norm. A step can be compared where
+    its gradient is well defined in float32, and steps are taken until 50 are:
+    - the same value won every pooling window: where two tie, the last bit decides which one gets the gradient;
+    - no channel's mean² is over 100 times its variance: Keras on torch takes the variance as E[x²] − E[x]².
     """
     distances, same, first = [], [], 0
     while np.sum(same) < 50 and first < 500:
         recorded, replayed = work("record", "torch", first), work("replay", "jax", first)
         np.testing.assert_allclose(replayed["losses"], recorded["losses"], rtol=1e-5)
-        distances, same = [*distances, *replayed["distances"]], [*same, *(replayed["windows"] == 0)]
+        distances.extend(replayed["distances"])
+        same.extend((replayed["windows"] == 0) & (replayed["conditions"] < 100))
         first = len(same)
 
     names, distances, same = replayed["names"], np.array(distances), np.array(same)
@@ -61,9 +62,12 @@ def test_steps_from_equal_states_are_equal(work):
     assert same.sum() >= 50, f"only {same.sum()} of {len(same)} steps can be compared"
     statistics = np.char.startswith(names, "moving")
     assert distances[:, statistics].max() < 1e-5, "moving statistics do not depend on gradients: every step"
+
+    # Adam's very first step is lr·g/(|g| + ε): by the sign of g, noise for those near ε.
+    assert distances[0].max() < 1e-4
+    same[0] = False
     worst = distances[same].max(axis=0)
     print(f"{same.sum()} of {len(same)} steps; largest relative differences:")
     print("\n".join(f"  {value:.1e} {name}" for value, name in zip(worst, names, strict=True)))
     assert dict(zip(names[worst >= 1e-5], worst[worst >= 1e-5], strict=True)) == {}
-    # Where a window was won by another value the two are gradients of neighbouring branches, still close.
-    assert distances[~same].max(initial=0) < 0.05
+    assert distances.max() < 0.05, "the other steps' gradients are those of neighbouring branches, still close"

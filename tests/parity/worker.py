@@ -53,6 +53,24 @@ class RecordingPool(keras.layers.MaxPooling2D):
         return super().call(images)
 
 
+class RecordingNorm(keras.layers.BatchNormalization):
+    """Batch normalisation that keeps the largest mean²/(variance + ε) of its channels."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.condition = self.add_weight(shape=(), initializer="zeros", trainable=False, name="condition")
+
+    def call(self, images, training=None, mask=None):
+        axes = list(range(len(images.shape) - 1))
+        mean = ops.mean(images, axis=axes, keepdims=True)
+        variance = ops.mean(ops.square(images - mean), axis=axes, keepdims=True)
+        self.condition.assign(ops.max(ops.square(mean) / (variance + self.epsilon)))
+        return super().call(images, training=training)
+
+
+RECORDING = {keras.layers.MaxPooling2D: RecordingPool, keras.layers.BatchNormalization: RecordingNorm}
+
+
 def main(task, data, out, states, first):
     planned = training.plan(recipe.load(RECIPE).override([f"data={data}", "model.dropout=0.0"]))
     if task == "batches":
@@ -78,13 +96,12 @@ def recording_model(planned):
     """The plan's model with recording pools and optimizer, and the plan's schedule."""
 
     def recording(layer):
-        kind = RecordingPool if isinstance(layer, keras.layers.MaxPooling2D) else type(layer)
-        return kind.from_config(layer.get_config())
+        return RECORDING.get(type(layer), type(layer)).from_config(layer.get_config())
 
     model = keras.models.clone_model(planned.model, clone_function=recording)
     for layer in planned.model.layers:
-        if not isinstance(layer, keras.layers.MaxPooling2D):
-            model.get_layer(layer.name).set_weights(layer.get_weights())
+        for own, other in zip(layer.weights, model.get_layer(layer.name).weights, strict=False):
+            other.assign(own)
     model.compile(RecordingAdam(**planned.recipe.optimizer.arguments), planned.model.loss, metrics=["accuracy"])
     planned.schedule.set_params({"steps": len(planned.batches)})
     planned.schedule.set_model(model)
@@ -112,16 +129,18 @@ def record(model, source, states, first):
 
 
 def replay(model, source, states, first):
-    """Losses; by step the distance of every layer's gradients and weights from those recorded; windows won otherwise."""
+    """Losses; by step the distance of every layer's gradients and weights from those recorded; what tells whether it counts."""
     rows = np.load(states, mmap_mode="r")
-    losses, distances, windows = [], [], []
+    losses, distances, windows, conditions = [], [], [], []
     for step in range(STEPS):
         restore(model, rows[step])
         losses.append(train(model, source, first + step))
         here, there = groups(model, state(model)), groups(model, rows[step + 1])
         windows.append(np.count_nonzero(here.pop("winners") != there.pop("winners")))
+        conditions.append(there.pop("condition").max())
+        del here["condition"]
         distances.append([distance(here[name], there[name]) for name in here])
-    return {"losses": losses, "distances": distances, "names": list(here), "windows": windows}
+    return {"losses": losses, "distances": distances, "names": list(here), "windows": windows, "conditions": conditions}
 
 
 def train(model, source, step):
@@ -155,8 +174,8 @@ def groups(model, row):
     for variable, values in zip(variables(model), split(model, row), strict=True):
         if id(variable) in gradients:
             name = f"gradients of {gradients[id(variable)].path.split('/')[0]}"
-        elif variable.path.endswith("winners"):
-            name = "winners"
+        elif variable.path.endswith(("winners", "condition")):
+            name = variable.path.rpartition("/")[2]
         elif any(variable is weight for weight in model.weights):
             kind = "weights" if variable.trainable else "moving statistics"
             name = f"{kind} of {variable.path.split('/')[0]}"

@@ -163,9 +163,7 @@ def _typed(name, value, annotation):
                 return float(value)
         elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-    raise InputError(
-        f"recipe field '{name}' is {value!r}, a {type(value).__name__}; expected {_written(annotation)}"
-    )
+    raise InputError(f"recipe field '{name}' is {value!r}, a {type(value).__name__}; expected {_written(annotation)}")
 
 
 def _override(recipe, key, text):

@@ -92,11 +92,8 @@ def _resumed(options):
 
 
 def _overrides(options):
-    overrides = list(options.overrides)
-    for name in ("data", "seed"):
-        if getattr(options, name) is not None:
-            overrides.append(f"{name}={getattr(options, name)}")
-    return overrides
+    named = [f"{name}={getattr(options, name)}" for name in ("data", "seed") if getattr(options, name) is not None]
+    return [*options.overrides, *named]
 
 
 def _result(metrics):

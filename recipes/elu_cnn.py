@@ -1,7 +1,7 @@
 """ELU CNN with a cyclic learning rate: the baseline of mixup.py, without MixUp.
 
-Source: a course report on CIFAR-10 (its figure is not stated). It leaves open step_size_up of the cycle (10 is that of a
-baseline which is commented out in it) and whether the cycle steps by batch or epoch: here by epoch.
+Source: a course report on CIFAR-10 (its figure is not stated). It leaves open step_size_up of the cycle (10 is that of
+a baseline which is commented out in it) and whether the cycle steps by batch or epoch: here by epoch.
 Command: python -m kcifar.train recipes/elu_cnn.py
 """
 

@@ -10,7 +10,7 @@ import pytest
 # The tests' models are small: more threads only wait for each other, for minutes where something else needs the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import kcifar  # noqa: E402, F401  (chooses the backend before any test imports keras)
+import kcifar  # noqa: F401  (chooses the backend before any test imports keras)
 
 ROOT = Path(__file__).parents[1]
 # The folder with all images of CIFAR-10 and the program `unpack`, beside the checkout.

@@ -116,4 +116,6 @@ def test_tensorflow_is_no_requirement():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert not [r for r in project["dependencies"] if r.replace("_", "-").split(">")[0] in ("tensorflow", "tensorflow-cpu")]
+    assert not [
+        r for r in project["dependencies"] if r.replace("_", "-").split(">")[0] in ("tensorflow", "tensorflow-cpu")
+    ]

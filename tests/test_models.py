@@ -1,4 +1,4 @@
-"""tutorial_net and elu_cnn: sizes by hand, the same networks written in PyTorch, initial distributions, and their files."""
+"""tutorial_net and elu_cnn: sizes by hand, the same networks in PyTorch, initial distributions, and their files."""
 
 import json
 import os
@@ -113,17 +113,17 @@ LOGITS = 2e-5
 
 def test_tutorial_net_is_the_tutorials():
     model = randomised(build("tutorial_net"))
-    np.testing.assert_allclose(logits(model, noise()), tutorial_net_in_torch(model, noise()), atol=LOGITS)
+    np.testing.assert_allclose(model.predict(noise(), verbose=0), tutorial_net_in_torch(model, noise()), atol=LOGITS)
 
 
 def test_elu_cnn_is_report_bs():
     """Order of the layers, same padding, ε of BatchNorm: any other gives other logits."""
     model = randomised(build("elu_cnn", dropout=0.5))
-    np.testing.assert_allclose(logits(model, noise()), elu_cnn_in_torch(model, noise())[0], atol=LOGITS)
+    np.testing.assert_allclose(model.predict(noise(), verbose=0), elu_cnn_in_torch(model, noise())[0], atol=LOGITS)
 
 
 def test_elu_cnn_normalises_by_the_batch_in_training():
-    """Without dropout; the moving variance takes the biased variance, torch's the unbiased one: n/(n−1) of the batch's."""
+    """Without dropout. The moving variance takes the batch's biased variance, torch's the unbiased one, n/(n−1) of it."""
     model = randomised(build("elu_cnn", dropout=0.0))
     images = noise(64)
     expected, moved = elu_cnn_in_torch(model, images, training=True)
@@ -316,12 +316,12 @@ def files(tmp_path_factory):
     for name in NAMES:
         model = randomised(build(name, mean=MEAN, std=STD))
         model.save(folder / f"{name}.keras")
-        np.save(folder / f"{name}.npy", logits(model, images))
-    model = randomised(build("elu_cnn", mean=MEAN, std=STD))
+        np.save(folder / f"{name}.npy", model.predict(images, verbose=0))
+    model = randomised(build("tutorial_net", mean=MEAN, std=STD))
     model.compile(optimizer=Adam(1e-3, l2=1e-3), loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     model.train_on_batch(images, np.eye(10, dtype=np.float32)[:8])
     model.save(folder / "trained.keras")
-    np.save(folder / "trained.npy", logits(model, images))
+    np.save(folder / "trained.npy", model.predict(images, verbose=0))
     return folder
 
 

@@ -15,10 +15,25 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "recipes").glob("*.py"))
-FIELDS = (
-    "data validation model mean std transforms batch_size drop_last loss optimizer schedule epochs early_stopping "
-    "select_on select_from_epoch deterministic seed"
-).split()
+FIELDS = [
+    "data",
+    "validation",
+    "model",
+    "mean",
+    "std",
+    "transforms",
+    "batch_size",
+    "drop_last",
+    "loss",
+    "optimizer",
+    "schedule",
+    "epochs",
+    "early_stopping",
+    "select_on",
+    "select_from_epoch",
+    "deterministic",
+    "seed",
+]
 
 
 def arguments(**changes):

@@ -2,7 +2,8 @@
 
 A transform has two methods. `draw(rng, batch_size, image_shape)` draws its random numbers with NumPy;
 `apply(images, labels, drawn)` is a pure function in keras.ops, so the same numbers give the same batch on each backend.
-Images are (batch, height, width, channels) with values 0–255, uint8 or float32; labels are one-hot float32 (batch, classes).
+Images are (batch, height, width, channels) with values 0–255, uint8 or float32; labels are one-hot float32
+(batch, classes).
 """
 
 from kcifar.augment.crop import RandomCrop

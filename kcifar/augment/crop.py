@@ -20,7 +20,9 @@ class RandomCrop:
 
     def __init__(self, size, padding=0):
         if size < 1 or padding < 0:
-            raise InputError(f"RandomCrop(size={size}, padding={padding}): expected size ≥ 1 and padding ≥ 0, in pixels")
+            raise InputError(
+                f"RandomCrop(size={size}, padding={padding}): expected size ≥ 1 and padding ≥ 0, in pixels"
+            )
         self.size = size
         self.padding = padding
 

@@ -10,8 +10,9 @@ class MixUp:
     """Blends each image and label with a partner: x̃ = λx + (1−λ)x[π], ỹ = λy + (1−λ)y[π].
 
     One λ ~ Beta(α, α) and one permutation π for the whole batch (Zhang et al. 2018, arXiv 1710.09412, and its program
-    facebookresearch/mixup-cifar10; `keras.layers.MixUp` draws one λ for each image instead). Cross-entropy with ỹ equals
-    λ·CE(ŷ, y) + (1−λ)·CE(ŷ, y[π]), the form in that program. Blending commutes with normalisation, so it works on 0–255.
+    facebookresearch/mixup-cifar10; `keras.layers.MixUp` draws one λ for each image instead). Cross-entropy with ỹ is
+    λ·CE(ŷ, y) + (1−λ)·CE(ŷ, y[π]), the form in that program. Blending commutes with normalisation, so it works on
+    0–255.
 
     Args:
         alpha: α ≥ 0 of the Beta distribution; 0 leaves every batch as it is.

@@ -30,9 +30,7 @@ class CyclicLR(keras.callbacks.Callback):
         InputError: an argument outside its range.
     """
 
-    def __init__(
-        self, base, maximum, step_size_up, step_size_down=None, mode="triangular", gamma=1.0, unit="batch"
-    ):
+    def __init__(self, base, maximum, step_size_up, step_size_down=None, mode="triangular", gamma=1.0, unit="batch"):
         super().__init__()
         step_size_down = step_size_up if step_size_down is None else step_size_down
         for name, value, known in (("mode", mode, _MODES), ("unit", unit, _UNITS)):

@@ -26,7 +26,11 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
 
     def state(self):
         """What `restore` needs: epochs waited, best value and its epoch."""
-        return {"wait": self.wait, "best": None if self.best is None else float(self.best), "best_epoch": self.best_epoch}
+        return {
+            "wait": self.wait,
+            "best": None if self.best is None else float(self.best),
+            "best_epoch": self.best_epoch,
+        }
 
     def restore(self, state):
         """Goes on from `state` when training begins."""

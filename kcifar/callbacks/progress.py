@@ -13,13 +13,16 @@ _SECONDS_BETWEEN_UPDATES = 0.5
 class ProgressBar(keras.callbacks.Callback):
     """Shows loss, accuracy, learning rate, images per second and the time left of the whole run.
 
-    On a terminal a bar while the epoch runs; everywhere a line an epoch. Put it last, so that the line has every figure.
+    On a terminal a bar while the epoch runs; everywhere a line an epoch. Put it last, so that the line has all figures.
 
     Args:
         learning_rate_at: the learning rate of an optimizer step, counted from 0.
         images_per_epoch: images that training sees in an epoch.
         console: a rich `Console`; a new one on stdout where None.
     """
+
+    # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.
+    async_safe = True
 
     def __init__(self, learning_rate_at, images_per_epoch, console=None):
         super().__init__()
@@ -54,8 +57,11 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.close()
-        accuracies = [f"{name.removesuffix('_accuracy')} {value:.2%}" for name, value in logs.items()
-                      if name.endswith("_accuracy")]
+        accuracies = [
+            f"{name.removesuffix('_accuracy')} {value:.2%}"
+            for name, value in logs.items()
+            if name.endswith("_accuracy")
+        ]
         seconds = time.perf_counter() - self._epoch_started
         speed = self.images_per_epoch / self._train_seconds
         self.console.print(

@@ -25,6 +25,9 @@ class RunLog(keras.callbacks.Callback):
         train_seconds: of each epoch, without evaluation.
     """
 
+    # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.
+    async_safe = True
+
     def __init__(self, path, learning_rate_at):
         super().__init__()
         self.path = Path(path)
@@ -45,8 +48,8 @@ class RunLog(keras.callbacks.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
+        # Called when the figures have been read: the step is over, not only begun.
         if batch + 1 == self.params["steps"]:
-            float(logs["loss"])  # waits for the device
             self._ended = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):

@@ -37,7 +37,9 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
     known = list(inspect.signature(family).parameters)[3:]
     for option in options:
         if option not in known:
-            raise InputError(f"unknown option '{option}' of {name}; {nearest(option, known) if known else 'it has none'}")
+            raise InputError(
+                f"unknown option '{option}' of {name}; {nearest(option, known) if known else 'it has none'}"
+            )
     image = keras.Input(input_shape, name="image")
     model = keras.Model(image, family(_normalised(image, mean, std), classes, seed, **options), name=name)
     draw_initial_values(model, seed)

@@ -7,8 +7,8 @@ def elu_cnn(image, classes, seed, dropout=0.5):
     """Logits of three 3×3 convolutions and a hidden layer of 100, each followed by ELU and BatchNorm.
 
     The net of a course report on MixUp, from PyTorch: kernels start He-normal (`kaiming_normal_`: fan_in, gain √2),
-    biases zero; BatchNorm has PyTorch's momentum 0.1 (Keras's 0.9) and ε = 1e-5. Departure: Keras's moving variance is the
-    biased one, PyTorch's the unbiased; they differ by n/(n−1), n being the values that a channel's mean is taken over.
+    biases zero; BatchNorm has PyTorch's momentum 0.1 (Keras's 0.9) and ε = 1e-5. Departure: Keras's moving variance is
+    the biased one, PyTorch's the unbiased; they differ by n/(n−1), n being the values that a channel's mean is over.
 
     Args:
         image: normalised images (batch, height, width, channels), sides of at least 4.

@@ -12,7 +12,7 @@ _DRAW_NOTHING = (initializers.Zeros, initializers.Ones, initializers.Constant, t
 def draw_initial_values(model, seed):
     """Overwrites every kernel and bias of `model` with values that its stock initializer describes, drawn by NumPy.
 
-    Each variable has a stream of its own (`kcifar.chance`, the layer's place as the step), so adding a layer behind does
+    Each layer has a stream of its own (`kcifar.chance`, the layer's place as the step), so adding a layer behind does
     not change those before it. Initializers that draw nothing (zeros, ones) are left to Keras.
 
     Args:
@@ -49,5 +49,3 @@ def _variance_scaling(initializer, rng, shape):
     if initializer.distribution == "uniform":
         return rng.uniform(-math.sqrt(3) * std, math.sqrt(3) * std, shape)
     raise NotImplementedError(f"initial values from a {initializer.distribution}")
-
-

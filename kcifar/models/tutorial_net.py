@@ -6,7 +6,7 @@ from keras import initializers, layers
 
 
 def tutorial_net(image, classes, seed):
-    """Logits of two 5×5 convolutions with max-pooling and three dense layers; 62,006 parameters for 32×32×3 and 10 classes.
+    """Logits of two 5×5 convolutions with max-pooling and three dense layers: 62,006 parameters for CIFAR-10.
 
     From PyTorch's tutorial "Training a classifier". Kernels and biases start as PyTorch's defaults, uniform in
     ±1/√fan_in.

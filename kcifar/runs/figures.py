@@ -44,7 +44,7 @@ def curves(path, rows, selected_on):
 
 
 def confusion(path, matrix, class_names):
-    """How often each class (row) was taken for each (column), in percent of the row. `matrix`: int (classes, classes)."""
+    """How often each class (row) was taken for each (column), in % of the row. `matrix`: int (classes, classes)."""
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure, axes = _axes("prediction", "label", (7, 6))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)

@@ -36,7 +36,9 @@ def evaluate(model, split):
     """
     logits = np.asarray(model.predict(evaluation_batches(split), verbose=0), np.float64)
     if logits.shape != (len(split), split.classes):
-        raise InputError(f"the model gives {logits.shape[-1]} classes, the data has {split.classes}: not of this data set")
+        raise InputError(
+            f"the model gives {logits.shape[-1]} classes, the data has {split.classes}: not of this data set"
+        )
     log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     predicted = logits.argmax(axis=1)
     confusion = np.zeros((split.classes, split.classes), np.int64)

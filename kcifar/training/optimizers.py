@@ -121,4 +121,3 @@ def _expect_not_negative(optimizer, **arguments):
     for name, value in arguments.items():
         if isinstance(value, (int, float)) and not value >= 0:
             raise InputError(f"{optimizer}({name}={value}): expected a number ≥ 0")
-

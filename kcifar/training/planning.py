@@ -56,7 +56,10 @@ class Plan:
             ("data", f"{dataset.source}: {len(dataset.train):,} train{held_out}, {len(dataset.test):,} test images"),
             ("model", f"{recipe.model}, {model.count_params():,} parameters"),
             ("transforms", ", ".join(map(str, recipe.transforms)) or "none"),
-            ("batches", f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs"),
+            (
+                "batches",
+                f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs",
+            ),
             ("loss", str(recipe.loss)),
             ("optimizer", str(recipe.optimizer)),
             ("schedule", str(recipe.schedule or "constant learning rate")),
@@ -83,9 +86,7 @@ def plan(recipe):
     dataset = data.load(recipe.data)
     if recipe.validation:
         dataset = dataset.split_validation(recipe.validation, recipe.seed)
-    batches = Batches(
-        dataset.train, recipe.batch_size, transforms, recipe.seed, drop_last=recipe.drop_last
-    )
+    batches = Batches(dataset.train, recipe.batch_size, transforms, recipe.seed, drop_last=recipe.drop_last)
     shape = tuple(batches[0][0].shape[1:])
 
     keras.utils.set_random_seed(recipe.seed % 2**32)

@@ -21,7 +21,9 @@ def work(cifar10_folder, tmp_path_factory):
     def run(task, backend, first=0):
         out = folder / f"{task}-{backend}.npz"
         environment = {**os.environ, "KERAS_BACKEND": backend, "XDG_CACHE_HOME": str(folder)}
-        subprocess.run([sys.executable, WORKER, task, cifar10_folder, out, states, str(first)], check=True, env=environment)
+        subprocess.run(
+            [sys.executable, WORKER, task, cifar10_folder, out, states, str(first)], check=True, env=environment
+        )
         return np.load(out)
 
     yield run

@@ -1,9 +1,9 @@
 """Runs report B on one backend for the parity tests, which start this file once with each KERAS_BACKEND.
 
-    worker.py batches DATA OUT             the first batches of two epochs
-    worker.py free DATA OUT                losses of 5 steps from the initial weights
-    worker.py record DATA OUT STATES FIRST trains for some steps and writes the state before and after each to STATES
-    worker.py replay DATA OUT STATES FIRST each of those steps again from its state, and how far the outcome is from STATES
+worker.py batches DATA OUT             the first batches of two epochs
+worker.py free DATA OUT                losses of 5 steps from the initial weights
+worker.py record DATA OUT STATES FIRST trains for some steps and writes the state before and after each to STATES
+worker.py replay DATA OUT STATES FIRST each of those steps again from its state, and how far the outcome is from STATES
 """
 
 import sys
@@ -46,7 +46,7 @@ class RecordingPool(keras.layers.MaxPooling2D):
         self.winners = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="winners")
 
     def call(self, images):
-        batch, height, width, channels = self.winners.shape
+        _, height, width, channels = self.winners.shape
         windows = ops.reshape(images, (-1, height, 2, width, 2, channels))
         windows = ops.reshape(ops.transpose(windows, (0, 1, 3, 5, 2, 4)), (-1, height, width, channels, 4))
         self.winners.assign(ops.cast(ops.argmax(windows, axis=-1), "float32"))
@@ -129,7 +129,7 @@ def record(model, source, states, first):
 
 
 def replay(model, source, states, first):
-    """Losses; by step the distance of every layer's gradients and weights from those recorded; what tells whether it counts."""
+    """Losses; by step how far every layer is from what was recorded, and what tells whether that counts."""
     rows = np.load(states, mmap_mode="r")
     losses, distances, windows, conditions = [], [], [], []
     for step in range(STEPS):

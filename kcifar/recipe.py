@@ -19,6 +19,8 @@ class Component:
     """
 
     def __init__(self, name, /, **arguments):
+        if not isinstance(name, str):
+            raise InputError(f"a component's name is {name!r}; expected a string, as Component('MixUp', alpha=0.2)")
         self.name = name
         self.arguments = arguments
 
@@ -29,7 +31,7 @@ class Component:
         return isinstance(other, Component) and (self.name, self.arguments) == (other.name, other.arguments)
 
     def __hash__(self):
-        return hash(repr(self))
+        return hash((self.name, frozenset(self.arguments)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,18 +76,18 @@ class Recipe:
             )
 
     def override(self, overrides):
-        """A new recipe with `overrides` (strings `key=value`) applied in order, each typed by the field it changes.
+        """A new recipe with `overrides` (strings `key=value`) applied, each typed by the field it changes.
 
         A key is a field (`epochs=30`) or an argument of a component (`optimizer.learning_rate=1e-3`,
         `transforms.MixUp.alpha=0.2`). A component is written as it prints (`optimizer=SGD(learning_rate=0.1)`).
         """
-        recipe = self
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for override in overrides:
             key, equals, text = override.partition("=")
             if not equals:
                 raise InputError(f"override '{override}' has no '='; expected key=value, for example epochs=30")
-            recipe = _override(recipe, key.strip(), text.strip())
-        return recipe
+            _override(fields, key.strip(), text.strip())
+        return Recipe(**fields)
 
     def to_json(self):
         """The recipe as JSON text, components as {"name": …, "arguments": …}."""
@@ -98,6 +100,8 @@ class Recipe:
             fields = json.loads(text, object_hook=_component_from_json)
         except ValueError as error:
             raise InputError(f"recipe.json is not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise InputError(f"recipe.json holds {fields!r:.40}; expected an object with the recipe's fields")
         return _make(fields, "recipe.json")
 
 
@@ -118,7 +122,7 @@ def load(path):
         raise InputError(f"{path}: {error}") from None
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: does not parse: {error.msg}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path}: does not run: {type(error).__name__}: {error}".replace("\n", " ")) from None
     recipe = names.get("recipe")
     if not isinstance(recipe, Recipe):
@@ -166,23 +170,21 @@ def _typed(name, value, annotation):
     raise InputError(f"recipe field '{name}' is {value!r}, a {type(value).__name__}; expected {_written(annotation)}")
 
 
-def _override(recipe, key, text):
+def _override(fields, key, text):
+    """Changes one of the fields (values by name)."""
+    known = _keys(fields)
+    if key not in known:
+        raise InputError(f"unknown key '{key}'; {nearest(key, known)}")
     field, _, rest = key.partition(".")
-    types_of = {f.name: f.type for f in dataclasses.fields(recipe)}
-    if field not in types_of:
-        raise InputError(f"unknown key '{key}'; {nearest(key, _keys(recipe))}")
-    current = getattr(recipe, field)
+    current = fields[field]
     if not rest:
-        value = text if types_of[field] is str else _typed_text(key, text, types_of[field])
-        return dataclasses.replace(recipe, **{field: value})
-    if key not in _keys(recipe):
-        raise InputError(f"unknown key '{key}'; {nearest(key, _keys(recipe))}")
-    if isinstance(current, tuple):
+        annotation = next(f.type for f in dataclasses.fields(Recipe) if f.name == field)
+        fields[field] = text if annotation is str else _typed_text(key, text, annotation)
+    elif isinstance(current, tuple):
         name, _, argument = rest.partition(".")
-        changed = tuple(_with_argument(c, key, argument, text) if c.name == name else c for c in current)
+        fields[field] = tuple(_with_argument(c, key, argument, text) if c.name == name else c for c in current)
     else:
-        changed = _with_argument(current, key, rest, text)
-    return dataclasses.replace(recipe, **{field: changed})
+        fields[field] = _with_argument(current, key, rest, text)
 
 
 def _with_argument(component, key, argument, text):
@@ -193,16 +195,14 @@ def _with_argument(component, key, argument, text):
     return Component(component.name, **{**component.arguments, argument: value})
 
 
-def _keys(recipe):
+def _keys(fields):
     """Every key that an override may name."""
-    keys = []
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        keys.append(field.name)
+    keys = list(fields)
+    for field, value in fields.items():
         if isinstance(value, Component):
-            keys += [f"{field.name}.{argument}" for argument in value.arguments]
-        elif field.name == "transforms":
-            keys += [f"{field.name}.{part.name}.{argument}" for part in value for argument in part.arguments]
+            keys += [f"{field}.{argument}" for argument in value.arguments]
+        elif field == "transforms":
+            keys += [f"{field}.{part.name}.{argument}" for part in value for argument in part.arguments]
     return keys
 
 
@@ -231,6 +231,9 @@ def _value(node):
     if isinstance(node, ast.Name):
         return Component(node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        names = [word.arg for word in node.keywords]
+        if None in names or len(set(names)) < len(names):
+            raise ValueError("arguments that are unpacked or given twice")
         return Component(node.func.id, **{word.arg: _value(word.value) for word in node.keywords})
     if isinstance(node, (ast.List, ast.Tuple)):
         return tuple(_value(item) for item in node.elts)

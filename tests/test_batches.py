@@ -287,6 +287,7 @@ def mixed():
     return [part for epoch in range(3) for step in range(3) for part in read(batches, epoch, step)]
 
 
+@pytest.mark.once
 def test_both_backends_see_the_same_batches(tmp_path):
     other = "jax" if keras.backend.backend() == "torch" else "torch"
     program = """

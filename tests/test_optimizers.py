@@ -14,8 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 STEPS = 250
 SHAPES = ((3, 3, 2, 4), (6, 5), (7,), (1,))
 
-# The reference runs in float64, so that all error is ours: float32 rounds the weight once a step (6e-8 of it at most, 250
-# of them 1.5e-5 if they all went one way, about 1e-6 as a random walk), and each of lr, β and the powers of β once (6e-8).
+# The reference runs in float64, so that all error is ours: float32 rounds the weight once a step, 6e-8 of it at most
+# (250 of them: 1.5e-5 if all went one way, about 1e-6 as a random walk), and lr, β and the powers of β once, 6e-8.
 TOLERANCE = 5e-6  # of the largest value that a weight of the variable has had
 
 SGD_CASES = [

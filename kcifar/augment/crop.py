@@ -19,9 +19,9 @@ class RandomCrop:
     """
 
     def __init__(self, size, padding=0):
-        if size < 1 or padding < 0:
+        if not (isinstance(size, int) and isinstance(padding, int) and size >= 1 and padding >= 0):
             raise InputError(
-                f"RandomCrop(size={size}, padding={padding}): expected size ≥ 1 and padding ≥ 0, in pixels"
+                f"RandomCrop(size={size!r}, padding={padding!r}): expected whole pixels, size ≥ 1 and padding ≥ 0"
             )
         self.size = size
         self.padding = padding

@@ -1,5 +1,7 @@
 """Cyclic learning rates."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -100,7 +102,8 @@ class CyclicSchedule(keras.optimizers.schedules.LearningRateSchedule):
         if self.mode == "triangular2":
             height = height * ops.power(0.5, ops.cast(cycle, "float32"))
         elif self.mode == "exp_range":
-            height = height * ops.power(self.gamma, ops.cast(step, "float32"))
+            # Not as a power: γ is near 1, and in float32 too far from what it was meant to be.
+            height = height * ops.exp(math.log(self.gamma) * ops.cast(step, "float32"))
         return self.base + (self.maximum - self.base) * height
 
     def get_config(self):

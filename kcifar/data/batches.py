@@ -33,9 +33,9 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False):
         super().__init__()
-        if not 1 <= batch_size <= len(split):
+        if not (isinstance(batch_size, int) and 1 <= batch_size <= len(split)):
             raise InputError(
-                f"batch_size is {batch_size}, but there are {len(split)} images; expected from 1 to {len(split)}"
+                f"batch_size is {batch_size!r}, but there are {len(split)} images; expected an integer from 1 to that"
             )
         self.split = split
         self.batch_size = batch_size

@@ -41,15 +41,22 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
                 f"unknown option '{option}' of {name}; {nearest(option, known) if known else 'it has none'}"
             )
     image = keras.Input(input_shape, name="image")
-    model = keras.Model(image, family(_normalised(image, mean, std), classes, seed, **options), name=name)
+    x = _normalised(image, mean, std)
+    try:
+        model = keras.Model(image, family(x, classes, seed, **options), name=name)
+    except ValueError as error:  # Keras's own, of an image that is too small or an option out of range
+        asked = f"{name}(classes={classes}, input_shape={tuple(input_shape)}, {options})"
+        raise InputError(f"{asked} cannot be built: {' '.join(str(error).split())}") from None
     draw_initial_values(model, seed)
     return model
 
 
 def _normalised(image, mean, std):
     """(image/255 − mean) / std as a stock layer, in float32 whatever the precision: 0–255 needs more than bfloat16."""
-    if mean is None:
+    if mean is None and std is None:
         return image
+    if mean is None or std is None:
+        raise InputError(f"mean is {mean} and std is {std}; expected both, or None for both")
     if not len(mean) == len(std) == image.shape[-1]:
         raise InputError(f"mean {mean} and std {std}: expected a value for each of {image.shape[-1]} channels")
     if min(std) <= 0:

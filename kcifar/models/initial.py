@@ -2,10 +2,12 @@
 
 import math
 
-from keras import initializers
+from keras import initializers, layers
 
 from kcifar import chance
 
+# Part of what a seed means: results depend on it.
+_FIRST_PLACE = 2
 _DRAW_NOTHING = (initializers.Zeros, initializers.Ones, initializers.Constant, type(None))
 
 
@@ -13,7 +15,7 @@ def draw_initial_values(model, seed):
     """Overwrites every kernel and bias of `model` with values that its stock initializer describes, drawn by NumPy.
 
     Each layer has a stream of its own (`kcifar.chance`, the layer's place as the step), so adding a layer behind does
-    not change those before it. Initializers that draw nothing (zeros, ones) are left to Keras.
+    not change those before it, nor does the normalisation in front. Initializers that draw nothing (zeros, ones) are left to Keras.
 
     Args:
         model: a built `keras.Model` whose layers use `VarianceScaling` or `RandomUniform`.
@@ -22,7 +24,9 @@ def draw_initial_values(model, seed):
     Raises:
         NotImplementedError: a layer starts from another random initializer.
     """
-    for place, layer in enumerate(model.layers):
+    before = (layers.InputLayer, layers.Normalization)
+    drawn = [layer for layer in model.layers if not isinstance(layer, before)]
+    for place, layer in enumerate(drawn, start=_FIRST_PLACE):
         rng = chance.generator(seed, chance.WEIGHTS, step=place)
         for name in ("kernel", "bias"):
             initializer = getattr(layer, f"{name}_initializer", None)

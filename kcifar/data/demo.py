@@ -118,10 +118,10 @@ def _uniform(rng, low, high, n):
 def _coverage(rng, labels):
     """How much of each pixel the shape covers, float32 `(n, 32, 32)`, 0–1: the antialiased edge is a pixel wide."""
     n = len(labels)
-    size = _uniform(rng, 0.4, 0.8, n)
+    size = _uniform(rng, 0.6, 0.95, n)
     room = 1 - size * 0.9
     x0, y0 = _uniform(rng, -1, 1, n) * room, _uniform(rng, -1, 1, n) * room
-    angle = np.deg2rad(_uniform(rng, -20, 20, n))
+    angle = np.deg2rad(_uniform(rng, -15, 15, n))
     x, y = _grid()
     x, y = (x - x0) / size, (y - y0) / size
     x, y = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x

@@ -63,7 +63,8 @@ def confusion(path, matrix, class_names):
 
 def predictions(path, split, probabilities, class_names, count=16):
     """The first test images with label, prediction and its probability; wrong ones in orange."""
-    figure = Figure((10, 6), layout="constrained")
+    figure = Figure((10, 4), layout="constrained")
+    figure.suptitle("label → prediction and its probability, the first test images", fontsize=10)
     count = min(count, len(split))
     for place in range(count):
         axes = figure.add_subplot(2, -(-count // 2), place + 1)

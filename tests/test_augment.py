@@ -12,8 +12,6 @@ from scipy import stats
 from kcifar import InputError
 from kcifar.augment import MixUp, RandomCrop, RandomFlip
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, NumPy 2.4
-
 # A right distribution fails one of these tests at one seed in a million; the seeds are fixed, so none does by chance.
 CHANCE = 1e-6
 

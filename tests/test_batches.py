@@ -17,8 +17,6 @@ from kcifar import InputError
 from kcifar.augment import MixUp, RandomCrop, RandomFlip
 from kcifar.data import Batches, Split
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, NumPy 2.4
-
 TESTS = Path(__file__).parent
 CROP_FLIP = (RandomCrop(32, 4), RandomFlip())
 

@@ -13,8 +13,6 @@ from kcifar.callbacks import CyclicLR
 from kcifar.data import Batches, Split
 from kcifar.training import SGD
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, NumPy 2.4
-
 MODES = ("triangular", "triangular2", "exp_range")
 
 

@@ -18,8 +18,6 @@ from kcifar import InputError
 from kcifar.models import build
 from kcifar.training import Adam
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, NumPy 2.4
-
 OTHER = "jax" if keras.backend.backend() == "torch" else "torch"
 ROOT = Path(__file__).parents[1]
 NAMES = ("tutorial_net", "elu_cnn")

@@ -9,8 +9,6 @@ from keras import ops
 import kcifar
 from kcifar.training import SGD, Adam
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras, NumPy 2.4
-
 STEPS = 250
 SHAPES = ((3, 3, 2, 4), (6, 5), (7,), (1,))
 

@@ -252,11 +252,13 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("std=(0.0,0.1,0.1)", "positive"),
         ("mean=none", "both"),
         ("seed=-1", "2**64"),
+        ("early_stopping=EarlyStopping(patience=0)", "at least 1 epoch"),
+        ("early_stopping=EarlyStopping(patience=3) select_on=last", "select on 'validation'"),
     ],
 )
 def test_wrong_overrides(small, tmp_path, capsys, override, said):
     out = tmp_path / "out"
-    line = complaint(capsys, train, RECIPES / "mixup.py", override, "--data", small, "--out", out)
+    line = complaint(capsys, train, RECIPES / "mixup.py", *override.split(" "), "--data", small, "--out", out)
     assert said in line
     assert not out.exists()
 

@@ -10,7 +10,6 @@ from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
-from kcifar.training import components
 from kcifar.training.evaluation import evaluate, load_model
 
 
@@ -28,12 +27,11 @@ def train(planned, run, resume=False):
     recipe, model, batches = planned.recipe, planned.model, planned.batches
     images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
     log = RunLog(run.log, planned.learning_rate_at)
-    stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, planned.monitor)
-    stateful = [callback for callback in (log, stopping) if callback]
+    stateful = [callback for callback in (log, planned.early_stopping) if callback]
     checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful)
     progress = ProgressBar(planned.learning_rate_at, images)
     evaluation = Evaluate(**planned.evaluated_splits())
-    callbacks = [planned.schedule, evaluation, log, stopping, checkpoint, progress]
+    callbacks = [planned.schedule, evaluation, log, planned.early_stopping, checkpoint, progress]
 
     batches.epoch = checkpoint.resume(model) if resume else 0
     figures.learning_rate(run.figure("learning_rate"), planned.learning_rate_at, recipe.epochs, len(batches))

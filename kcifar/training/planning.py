@@ -22,6 +22,7 @@ class Plan:
     batches: Batches
     model: keras.Model
     schedule: keras.callbacks.Callback | None
+    early_stopping: keras.callbacks.Callback | None
 
     @property
     def steps_per_epoch(self):
@@ -30,7 +31,7 @@ class Plan:
     @property
     def monitor(self):
         """The figure that tells which epoch is best; None where the last one is."""
-        return None if self.recipe.select_on == "last" else f"{self.recipe.select_on}_accuracy"
+        return _monitor(self.recipe)
 
     def evaluated_splits(self):
         """What is evaluated after each epoch, as batches by name. The test split is there only if it selects."""
@@ -79,6 +80,7 @@ def plan(recipe):
     if recipe.deterministic:
         backend.use_deterministic_algorithms()
     schedule = recipe.schedule and components.schedule(recipe.schedule)
+    stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, _monitor(recipe))
     transforms = [components.transform(component) for component in recipe.transforms]
     optimizer = components.optimizer(recipe.optimizer)
     loss = components.loss(recipe.loss)
@@ -95,12 +97,16 @@ def plan(recipe):
         recipe.model.name, dataset.train.classes, shape, recipe.mean, recipe.std, recipe.seed, **options
     )
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
-    return Plan(recipe, dataset, batches, model, schedule)
+    return Plan(recipe, dataset, batches, model, schedule, stopping)
 
 
 def evaluation_batches(split):
     """A split in its own order, every image once and as it is."""
     return Batches(split, min(EVALUATION_BATCH, len(split)), shuffle=False)
+
+
+def _monitor(recipe):
+    return None if recipe.select_on == "last" else f"{recipe.select_on}_accuracy"
 
 
 def _selection(recipe):

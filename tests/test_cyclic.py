@@ -252,6 +252,8 @@ def test_a_model_trained_with_a_cycle_is_saved_and_loaded(tmp_path):
         ({"base": 5e-3}, "base"),
         ({"base": float("nan")}, "base"),
         ({"maximum": float("nan")}, "maximum"),
+        ({"maximum": float("inf")}, "maximum"),
+        ({"step_size_up": True}, "step_size_up"),
         ({"step_size_up": 0}, "step_size_up"),
         ({"step_size_up": -3}, "step_size_up"),
         ({"step_size_up": 2.5}, "step_size_up"),

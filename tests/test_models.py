@@ -377,6 +377,8 @@ def test_models_are_functional_and_of_stock_layers(name):
         ({"name": "elu_cnn", "std": STD}, "mean"),
         ({"name": "elu_cnn", "mean": (0.5, 0.5), "std": (0.5, 0.5)}, "3 channels"),
         ({"name": "elu_cnn", "mean": MEAN, "std": (0.2, 0.0, 0.2)}, "positive"),
+        ({"name": "elu_cnn", "mean": 0.5, "std": 0.5}, "3 channels"),
+        ({"name": "elu_cnn", "dropout": "a"}, "dropout"),
         ({"name": "elu_cnn", "seed": -1}, "seed"),
         ({"name": "elu_cnn", "classes": 0}, "classes"),
     ],

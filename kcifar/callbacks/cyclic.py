@@ -38,10 +38,10 @@ class CyclicLR(keras.callbacks.Callback):
         for name, value, known in (("mode", mode, _MODES), ("unit", unit, _UNITS)):
             if value not in known:
                 raise InputError(f"CyclicLR(…, {name}='{value}'): unknown {name}; {nearest(str(value), known)}")
-        if not 0 <= base <= maximum:
-            raise InputError(f"CyclicLR(base={base}, maximum={maximum}): expected 0 ≤ base ≤ maximum")
+        if not 0 <= base <= maximum < math.inf:
+            raise InputError(f"CyclicLR(base={base}, maximum={maximum}): expected 0 ≤ base ≤ maximum, both finite")
         for name, value in (("step_size_up", step_size_up), ("step_size_down", step_size_down)):
-            if not (isinstance(value, int) and value >= 1):
+            if not (isinstance(value, int) and value >= 1) or isinstance(value, bool):
                 raise InputError(f"CyclicLR(…, {name}={value}): expected a whole number of steps, at least 1")
         if not 0 < gamma <= 1:
             raise InputError(f"CyclicLR(…, gamma={gamma}): expected a number above 0, at most 1")
@@ -74,6 +74,8 @@ class CyclicLR(keras.callbacks.Callback):
             self.gamma,
             batches,
         )
+        # A step that JAX compiled in an earlier `fit` has that one's schedule in it.
+        self.model.make_train_function(force=True)
 
 
 @keras.saving.register_keras_serializable("kcifar")

@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+import numpy as np
 from keras import layers
 
 from kcifar.errors import InputError, nearest
@@ -44,7 +45,7 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
     x = _normalised(image, mean, std)
     try:
         model = keras.Model(image, family(x, classes, seed, **options), name=name)
-    except ValueError as error:  # Keras's own, of an image that is too small or an option out of range
+    except (TypeError, ValueError) as error:  # Keras's own, of an image that is too small or an option out of range
         asked = f"{name}(classes={classes}, input_shape={tuple(input_shape)}, {options})"
         raise InputError(f"{asked} cannot be built: {' '.join(str(error).split())}") from None
     draw_initial_values(model, seed)
@@ -57,7 +58,7 @@ def _normalised(image, mean, std):
         return image
     if mean is None or std is None:
         raise InputError(f"mean is {mean} and std is {std}; expected both, or None for both")
-    if not len(mean) == len(std) == image.shape[-1]:
+    if not (np.ndim(mean) == np.ndim(std) == 1 and len(mean) == len(std) == image.shape[-1]):
         raise InputError(f"mean {mean} and std {std}: expected a value for each of {image.shape[-1]} channels")
     if min(std) <= 0:
         raise InputError(f"std is {std}; expected positive values")

@@ -206,6 +206,7 @@ def run(options):
     out = options.out or RESULTS / f"throughput-{started:%Y%m%d-%H%M%S}.json"
     found = {"started": started.isoformat(timespec="seconds"), **environment()}
     found["arguments"] = {name: value for name, value in vars(options).items() if name != "out"}
+    found["arguments"]["data"] = Path(options.data).name  # where it lies is of no interest elsewhere
     found["machine"]["load_at_start"] = os.getloadavg()
     results = []
     for batch_size in options.batch_size:

@@ -14,20 +14,30 @@ def run_command(parser, work, arguments=None):
     """
     options = parser.parse_intermixed_args(arguments)
     try:
+        _check_backend()
         work(options)
         return 0
     except InputError as error:
         return _complain(parser, error)
+    except BrokenPipeError:
+        # The reader of our output is gone, as in `| head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         # A full disk, a folder that became read-only: what was written before is whole, see kcifar.runs.files.
         where = f" '{error.filename}'" if error.filename else ""
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of our output is gone, as in `| head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+
+
+def _check_backend():
+    # Before Keras is imported, which greets an unknown name with a traceback.
+    backend = os.environ["KERAS_BACKEND"]
+    if backend not in ("torch", "jax"):
+        raise InputError(
+            f"the variable KERAS_BACKEND is '{backend}'; expected torch or jax: unset it or set one of them"
+        )
 
 
 def _complain(parser, error):

@@ -116,6 +116,8 @@ def load(path):
         beside = sorted(path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = nearest(str(path), map(str, beside)) if beside else "give the path of a recipe, as recipes/mixup.py"
         raise InputError(f"no recipe at '{path}'; {hint}")
+    if path.suffix != ".py":
+        raise InputError(f"'{path}' is no recipe; expected a Python file, as recipes/mixup.py")
     try:
         names = runpy.run_path(str(path))
     except InputError as error:
@@ -173,9 +175,11 @@ def _typed(name, value, annotation):
 def _override(fields, key, text):
     """Changes one of the fields (values by name)."""
     known = _keys(fields)
-    if key not in known:
-        raise InputError(f"unknown key '{key}'; {nearest(key, known)}")
     field, _, rest = key.partition(".")
+    if key not in known:
+        inside = [name for name in known if name.startswith(f"{field}.")]
+        others = f" (in {field}: {', '.join(inside)})" if rest and inside else ""
+        raise InputError(f"unknown key '{key}'; {nearest(key, known)}{others}")
     current = fields[field]
     if not rest:
         annotation = next(f.type for f in dataclasses.fields(Recipe) if f.name == field)
@@ -190,7 +194,7 @@ def _override(fields, key, text):
 def _with_argument(component, key, argument, text):
     """The component with one argument replaced by `text`, typed by the value it replaces."""
     current = component.arguments[argument]
-    annotation = {tuple: tuple[object, ...], types.NoneType: object}.get(type(current), type(current) | None)
+    annotation = {tuple: tuple[object, ...], types.NoneType: object}.get(type(current), type(current))
     value = text if isinstance(current, str) else _typed_text(key, text, annotation)
     return Component(component.name, **{**component.arguments, argument: value})
 

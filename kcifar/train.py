@@ -1,6 +1,7 @@
 """Train a CIFAR-10 classifier from a recipe."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -109,4 +110,5 @@ def _result(metrics):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what batch systems send ends like Ctrl-C
     sys.exit(main())

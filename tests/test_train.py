@@ -235,7 +235,8 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("epochs=three", "expected int"),
         ("epochs=0", "at least 1"),
         ("epochs", "expected key=value"),
-        ("optimizer.lr=1", "optimizer.l2"),
+        ("optimizer.lr=1", "(in optimizer: optimizer.learning_rate, optimizer.l2)"),
+        ("optimizer.learning_rate=none", "expected float"),
         ("optimizer.learning_rate=fast", "expected float"),
         ("optimizer.learning_rate=-1.0", "expected a number ≥ 0"),
         ("transforms.MixUp.alpha=-1", "alpha ≥ 0"),
@@ -293,12 +294,19 @@ def test_resuming_what_cannot_be_resumed(run, small, tmp_path, capsys):
     state = run / "last" / "state.npz"
     state.write_bytes(state.read_bytes()[:1000])
     assert "is damaged" in complaint(capsys, train, "--resume", run)
-    state.unlink()
-    assert "nothing to resume from" in complaint(capsys, train, "--resume", run)
     (run / "best.keras").write_bytes(b"no model")
     assert "cannot be opened" in complaint(capsys, evaluate, run)
     (run / "recipe.json").write_text("{")
     assert "not JSON" in complaint(capsys, evaluate, run)
+
+
+def test_a_run_killed_in_its_first_epoch_starts_again(run, finished):
+    """Between log.csv and the first state there is a log, a half-written file, and nothing to go on from."""
+    (run / "last" / "state.npz").unlink()
+    (run / "best.keras").rename(run / ".best-abc.keras")
+    assert train(["--resume", str(run)]) == 0
+    assert (run / "log.csv").read_bytes() == (finished / "log.csv").read_bytes()
+    assert {path.name for path in run.iterdir()} == FILES
 
 
 def test_resuming_on_other_images_is_refused(run, small, capsys):
@@ -359,3 +367,31 @@ def test_interrupting_says_how_to_go_on(small, tmp_path):
     _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.splitlines() == [f"interrupted; go on with: python -m kcifar.train --resume {tmp_path / 'run'}"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("backend", ["jx", "tensorflow"])
+def test_another_backend_is_refused_in_one_line(backend):
+    command = [sys.executable, "-m", "kcifar.train", RECIPES / "demo.py", "--dry-run"]
+    result = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"train: the variable KERAS_BACKEND is '{backend}'; expected torch or jax: unset it or set one of them"
+    ]
+
+
+@pytest.mark.once
+def test_a_run_goes_on_when_the_reader_of_its_output_is_gone(small, tmp_path):
+    command = [sys.executable, "-m", "kcifar.train", RECIPES / "mixup.py", "epochs=2", "--data", small]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--out", tmp_path / "run"], **pipes) as process:
+        next(line for line in process.stdout if line.startswith("run "))
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert len(rows(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_what_is_no_python_file_is_no_recipe(small, capsys):
+    assert "expected a Python file" in complaint(capsys, train, small)

@@ -1,5 +1,7 @@
 """A progress bar while an epoch runs, and a line when it is over."""
 
+import os
+import sys
 import time
 
 import keras
@@ -8,6 +10,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 # Reading a loss waits for the device, so the bar is drawn this often at most.
 _SECONDS_BETWEEN_UPDATES = 0.5
+
+
+class _Console(Console):
+    """Prints to nowhere once the reader of the output is gone, as in `| head`; rich's own ends the process."""
+
+    def on_broken_pipe(self):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -28,7 +37,7 @@ class ProgressBar(keras.callbacks.Callback):
         super().__init__()
         self.learning_rate_at = learning_rate_at
         self.images_per_epoch = images_per_epoch
-        self.console = console or Console(highlight=False)
+        self.console = console or _Console(highlight=False)
         self._bar = None
 
     def on_train_begin(self, logs=None):

@@ -34,9 +34,10 @@ def curves(path, rows, selected_on):
             style = {"color": colour, "label": label, "marker": "." if len(rows) < 60 else None}
             accuracy.plot(epochs, [100 * row[f"{name}_accuracy"] for row in rows], **style)
             loss.plot(epochs, [row[f"{name}_loss"] for row in rows], **style)
-    loss.plot(epochs, [row["loss"] for row in rows], color="#888888", linestyle="--", label="training batches")
+    running = {"color": "#888888", "linestyle": "--", "marker": ".", "label": "training batches"}
+    loss.plot(epochs, [row["loss"] for row in rows], **running)
     for axes, name in ((accuracy, "accuracy in %"), (loss, "loss")):
-        axes.set(xlabel="epoch", ylabel=name)
+        axes.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(rows) + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -26,6 +26,12 @@ def replacing(path):
         raise
 
 
+def remove_leftovers(folder):
+    """Removes what `replacing` could not, in `folder` and below it, because its process was killed."""
+    for path in Path(folder).rglob(".*-*"):
+        path.unlink()
+
+
 def write_text(path, text):
     """Writes UTF-8 text whole or not at all."""
     with replacing(path) as temporary:

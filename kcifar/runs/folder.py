@@ -14,7 +14,7 @@ import kcifar
 from kcifar import backend
 from kcifar.errors import InputError
 from kcifar.recipe import Recipe
-from kcifar.runs.files import write_json, write_text
+from kcifar.runs.files import remove_leftovers, write_json, write_text
 
 
 class RunFolder:
@@ -97,6 +97,7 @@ def record_resume(run, dataset):
     now = environment(dataset)
     if now["data_sha256"] != written["data_sha256"]:
         raise InputError(f"'{run.path}' was trained on other images ({written['data']}), these are {now['data']}")
+    remove_leftovers(run.path)
     written.setdefault("resumed", []).append(now)
     write_json(run.environment, written)
 

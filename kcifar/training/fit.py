@@ -19,10 +19,11 @@ def train(planned, run, resume=False):
     Args:
         planned: what `kcifar.training.plan` made of the recipe.
         run: the recipe's `kcifar.runs.folder.RunFolder`, made by `create`.
-        resume: go on behind the last epoch that the folder holds, exactly as if the run had not been interrupted.
+        resume: go on behind the last epoch that the folder holds, exactly as if the run had not been interrupted;
+            from the start where it was interrupted before the first one ended.
 
     Raises:
-        InputError: there is nothing to resume, or it is damaged.
+        InputError: what there is to resume from is damaged.
     """
     recipe, model, batches = planned.recipe, planned.model, planned.batches
     images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
@@ -33,7 +34,7 @@ def train(planned, run, resume=False):
     evaluation = Evaluate(**planned.evaluated_splits())
     callbacks = [planned.schedule, evaluation, log, planned.early_stopping, checkpoint, progress]
 
-    batches.epoch = checkpoint.resume(model) if resume else 0
+    batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
     figures.learning_rate(run.figure("learning_rate"), planned.learning_rate_at, recipe.epochs, len(batches))
     if batches.epoch < recipe.epochs and not checkpoint.stopped:
         try:

@@ -294,6 +294,8 @@ def test_resuming_what_cannot_be_resumed(run, small, tmp_path, capsys):
     state = run / "last" / "state.npz"
     state.write_bytes(state.read_bytes()[:1000])
     assert "is damaged" in complaint(capsys, train, "--resume", run)
+    (run / "environment.json").write_text("{}")
+    assert "environment.json' is damaged" in complaint(capsys, train, "--resume", run)
     (run / "best.keras").write_bytes(b"no model")
     assert "cannot be opened" in complaint(capsys, evaluate, run)
     (run / "recipe.json").write_text("{")

@@ -93,9 +93,13 @@ def free_path(parent, name):
 
 def record_resume(run, dataset):
     """Adds the environment that a run goes on in to its `environment.json`. Raises InputError where the data differ."""
-    written = json.loads(run.environment.read_text(encoding="utf-8"))
+    try:
+        written = json.loads(run.environment.read_text(encoding="utf-8"))
+        images = written["data_sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"'{run.environment}' is damaged ({error!r}): start a new run with --out") from None
     now = environment(dataset)
-    if now["data_sha256"] != written["data_sha256"]:
+    if now["data_sha256"] != images:
         raise InputError(f"'{run.path}' was trained on other images ({written['data']}), these are {now['data']}")
     remove_leftovers(run.path)
     written.setdefault("resumed", []).append(now)

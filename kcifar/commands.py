@@ -33,8 +33,8 @@ def run_command(parser, work, arguments=None):
 
 def _check_backend():
     # Before Keras is imported, which greets an unknown name with a traceback.
-    backend = os.environ["KERAS_BACKEND"]
-    if backend not in ("torch", "jax"):
+    backend = os.environ.get("KERAS_BACKEND")  # not set where a Keras that was imported first has decided
+    if backend not in (None, "torch", "jax"):
         raise InputError(
             f"the variable KERAS_BACKEND is '{backend}'; expected torch or jax: unset it or set one of them"
         )

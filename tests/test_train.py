@@ -305,7 +305,7 @@ def test_resuming_what_cannot_be_resumed(run, small, tmp_path, capsys):
 def test_a_run_killed_in_its_first_epoch_starts_again(run, finished):
     """Between log.csv and the first state there is a log, a half-written file, and nothing to go on from."""
     (run / "last" / "state.npz").unlink()
-    (run / "best.keras").rename(run / ".best-abc.keras")
+    (run / "best.keras").rename(run / ".kcifar-best-abc.keras")
     assert train(["--resume", str(run)]) == 0
     assert (run / "log.csv").read_bytes() == (finished / "log.csv").read_bytes()
     assert {path.name for path in run.iterdir()} == FILES

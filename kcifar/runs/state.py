@@ -33,12 +33,6 @@ def save_state(path, model, record):
         np.savez(temporary, record=text, **arrays)
 
 
-def load_record(path):
-    """The `record` that `save_state` wrote. Raises InputError where the file is missing or damaged."""
-    with _opened(path) as arrays:
-        return json.loads(arrays["record"].tobytes())
-
-
 def load_state(path, model):
     """Gives the model and its optimizer the values that `save_state` wrote, and returns the record.
 
@@ -51,8 +45,7 @@ def load_state(path, model):
         saved = {key: arrays[key] for key in arrays.files if key != "record"}
         record = json.loads(arrays["record"].tobytes())
     # A schedule takes the place of the learning rate's variable when training begins.
-    unmatched = set(variables) ^ set(saved) - {"learning_rate"}
-    unmatched -= {"learning_rate"}
+    unmatched = (set(variables) ^ set(saved)) - {"learning_rate"}
     reshaped = [key for key in set(variables) & set(saved) if tuple(variables[key].shape) != saved[key].shape]
     if unmatched or reshaped:
         raise InputError(f"{path}: saved from another model or optimizer ({sorted(unmatched) + reshaped} differ)")

@@ -11,13 +11,16 @@ import sys
 from kcifar.errors import InputError
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "augment", "callbacks", "data", "models", "recipe", "runs", "training"]
+_ROOMS = ["augment", "callbacks", "data", "models", "recipe", "runs", "training"]
+__all__ = ["InputError", "accelerate", *_ROOMS]
 
 if "keras" not in sys.modules:
     os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
 def __getattr__(name):
-    if name in __all__:
+    if name == "accelerate":
+        return importlib.import_module("kcifar.backend").accelerate
+    if name in _ROOMS:
         return importlib.import_module(f"kcifar.{name}")
     raise AttributeError(f"module 'kcifar' has no attribute '{name}'")

@@ -4,6 +4,7 @@ import os
 import sys
 
 from kcifar.errors import InputError
+from kcifar.output import drop_output
 
 
 def run_command(parser, work, arguments=None):
@@ -20,8 +21,7 @@ def run_command(parser, work, arguments=None):
     except InputError as error:
         return _complain(parser, error)
     except BrokenPipeError:
-        # The reader of our output is gone, as in `| head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 141
     except OSError as error:
         # A full disk, a folder that became read-only: what was written before is whole, see kcifar.runs.files.

@@ -57,6 +57,7 @@ class Recipe:
     early_stopping: Component | None
     select_on: str  # where the best epoch is chosen: "validation", "test", or "last" for the last epoch, unchosen
     select_from_epoch: int  # the first epoch, counted from 1, that may be chosen
+    precision: str  # of the layers' arithmetic: "float32" or "bfloat16"; variables, BatchNorm and loss are float32
     deterministic: bool  # deterministic algorithms on every device
     seed: int
 
@@ -68,6 +69,7 @@ class Recipe:
         _expect(0 <= self.validation < 1, "validation", self.validation, "a fraction from 0 to below 1")
         _expect(0 <= self.seed < 2**64, "seed", self.seed, "an integer from 0 to 2**64 - 1")
         _expect((self.mean is None) == (self.std is None), "std", self.std, "both mean and std, or None for both")
+        _expect(self.precision in ("float32", "bfloat16"), "precision", self.precision, "'float32' or 'bfloat16'")
         choices = ("validation", "test", "last")
         _expect(self.select_on in choices, "select_on", self.select_on, "'validation', 'test' or 'last'")
         if self.select_on == "validation" and self.validation == 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kcifar.commands import run_command
 from kcifar.errors import InputError
+from kcifar.output import say
 
 _EXAMPLES = """\
 examples:
@@ -63,13 +64,13 @@ def _train(options):
     else:
         out = options.out or folder.free_path("runs", f"{Path(options.recipe).stem}-seed{recipe.seed}")
         run = folder.create(out, recipe, source, planned.dataset)
-    print(f"{'run':<15}{run.path}\n", flush=True)
+    say(f"{'run':<15}{run.path}\n")
     try:
         metrics = training.train(planned, run, resume=bool(options.resume))
     except KeyboardInterrupt:
         print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
         raise
-    print(f"\n{_result(metrics)}\n{run.path}/: curves.png, confusion.png, metrics.json, best.keras")
+    say(f"\n{_result(metrics)}\n{run.path}/: curves.png, confusion.png, metrics.json, best.keras")
 
 
 def _new(options):

@@ -26,6 +26,7 @@ recipe = Recipe(
     early_stopping=None,
     select_on="validation",
     select_from_epoch=1,
+    precision="float32",
     deterministic=True,
     seed=0,
 )

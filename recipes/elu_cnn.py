@@ -26,6 +26,7 @@ recipe = Recipe(
     early_stopping=None,
     select_on="test",
     select_from_epoch=10,
+    precision="float32",
     deterministic=True,
     seed=42,
 )

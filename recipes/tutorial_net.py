@@ -25,6 +25,7 @@ recipe = Recipe(
     early_stopping=None,
     select_on="last",
     select_from_epoch=1,
+    precision="float32",
     deterministic=True,
     seed=0,
 )

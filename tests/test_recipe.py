@@ -31,6 +31,7 @@ FIELDS = [
     "early_stopping",
     "select_on",
     "select_from_epoch",
+    "precision",
     "deterministic",
     "seed",
 ]
@@ -53,6 +54,7 @@ def arguments(**changes):
         "early_stopping": None,
         "select_on": "validation",
         "select_from_epoch": 10,
+        "precision": "float32",
         "deterministic": True,
         "seed": 42,
     } | changes

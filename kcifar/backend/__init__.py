@@ -1,15 +1,24 @@
-"""The only room that imports torch or jax. Both files in it define the same functions; this picks one."""
+"""The only room that imports torch or jax. Its two modules define the same functions; this picks one."""
+
+import importlib
 
 import keras
 
 from kcifar.errors import InputError
 
-name = keras.backend.backend()
-if name == "torch":
-    from kcifar.backend.torch import describe, peak_device_bytes, use_deterministic_algorithms
-elif name == "jax":
-    from kcifar.backend.jax import describe, peak_device_bytes, use_deterministic_algorithms
-else:
-    raise InputError(f"Keras's backend is '{name}'; kcifar runs on 'torch' and 'jax': set KERAS_BACKEND to one of them")
+_FUNCTIONS = [
+    "accelerate",
+    "compiled",
+    "describe",
+    "peak_device_bytes",
+    "update_adam",
+    "update_sgd",
+    "use_deterministic_algorithms",
+]
+__all__ = [*_FUNCTIONS, "name"]
 
-__all__ = ["describe", "name", "peak_device_bytes", "use_deterministic_algorithms"]
+name = keras.backend.backend()
+if name not in ("torch", "jax"):
+    raise InputError(f"Keras's backend is '{name}'; kcifar runs on 'torch' and 'jax': set KERAS_BACKEND to one of them")
+_module = importlib.import_module(f"kcifar.backend.{name}")
+globals().update({function: getattr(_module, function) for function in _FUNCTIONS})

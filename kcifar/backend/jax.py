@@ -5,6 +5,11 @@ import os
 import jax
 
 
+def compiled(function):
+    """The function of arrays, compiled as a whole for each new shape."""
+    return jax.jit(function)
+
+
 def describe():
     """The device that training runs on, and the library's version, as a dict for `environment.json`."""
     return {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
@@ -20,3 +25,18 @@ def use_deterministic_algorithms():
     flags = os.environ.get("XLA_FLAGS", "")
     if "--xla_gpu_deterministic_ops" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def accelerate(model):
+    """The model as it is: XLA compiles the whole step of a stock Keras model."""
+    return model
+
+
+def update_adam(optimizer, gradients, variables, slots, learning_rate):
+    """False: XLA fuses the updates of all variables by itself."""
+    return False
+
+
+def update_sgd(optimizer, gradients, variables, slots, learning_rate):
+    """False: XLA fuses the updates of all variables by itself."""
+    return False

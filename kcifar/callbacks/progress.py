@@ -1,12 +1,12 @@
 """A progress bar while an epoch runs, and a line when it is over."""
 
-import os
-import sys
 import time
 
 import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from kcifar.output import drop_output
 
 # Reading a loss waits for the device, so the bar is drawn this often at most.
 _SECONDS_BETWEEN_UPDATES = 0.5
@@ -16,7 +16,7 @@ class _Console(Console):
     """Prints to nowhere once the reader of the output is gone, as in `| head`; rich's own ends the process."""
 
     def on_broken_pipe(self):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
 
 
 class ProgressBar(keras.callbacks.Callback):

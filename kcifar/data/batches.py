@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kcifar import chance
+from kcifar import backend, chance
 from kcifar.errors import InputError
 
 
@@ -28,7 +28,7 @@ class Batches(keras.utils.PyDataset):
             served to its last batch; set it to continue a run elsewhere.
 
     Raises:
-        InputError: a batch size below 1 or above the number of images.
+        InputError: a batch size below 1 or above the number of images, or a transform that does not fit the images.
     """
 
     def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False):
@@ -45,6 +45,8 @@ class Batches(keras.utils.PyDataset):
         self.drop_last = drop_last
         self.epoch = 0
         self._one_hot = np.eye(split.classes, dtype="float32")
+        self._shapes = self._shapes_before_each()
+        self._apply = backend.compiled(self._apply_each)
         self._order = None, None
         self._served = 0
 
@@ -62,11 +64,26 @@ class Batches(keras.utils.PyDataset):
         images = ops.convert_to_tensor(self.split.images[chosen])
         labels = ops.convert_to_tensor(self._one_hot[self.split.labels[chosen]])
         rng = chance.generator(self.seed, chance.TRANSFORMS, self.epoch, step)
-        for transform in self.transforms:
-            drawn = transform.draw(rng, len(chosen), tuple(images.shape[1:]))
-            images, labels = transform.apply(images, labels, drawn)
+        drawn = [
+            transform.draw(rng, len(chosen), shape)
+            for transform, shape in zip(self.transforms, self._shapes, strict=True)
+        ]
         self._served += 1
+        return self._apply(images, labels, drawn)
+
+    def _apply_each(self, images, labels, drawn):
+        for transform, of_transform in zip(self.transforms, drawn, strict=True):
+            images, labels = transform.apply(images, labels, of_transform)
         return images, labels
+
+    def _shapes_before_each(self):
+        """The shape of an image before each transform, found on the first one."""
+        images, labels = ops.convert_to_tensor(self.split.images[:1]), ops.convert_to_tensor(self._one_hot[:1])
+        rng, shapes = chance.generator(self.seed, chance.TRANSFORMS), []
+        for transform in self.transforms:
+            shapes.append(tuple(images.shape[1:]))
+            images, labels = transform.apply(images, labels, transform.draw(rng, 1, shapes[-1]))
+        return shapes
 
     def on_epoch_end(self):
         # Keras calls this also after a look at the first batch, before the first epoch.

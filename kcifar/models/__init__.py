@@ -1,5 +1,6 @@
 """Models: stock Keras, functional, logits out. One family a file."""
 
+import contextlib
 import inspect
 
 import keras
@@ -9,28 +10,32 @@ from keras import layers
 from kcifar.errors import InputError, nearest
 from kcifar.models.elu_cnn import elu_cnn
 from kcifar.models.initial import draw_initial_values
+from kcifar.models.resnet import resnet18
 from kcifar.models.tutorial_net import tutorial_net
 
-_FAMILIES = {"tutorial_net": tutorial_net, "elu_cnn": elu_cnn}
+_FAMILIES = {"tutorial_net": tutorial_net, "elu_cnn": elu_cnn, "resnet18": resnet18}
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0, **options):
+def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0, precision=None, **options):
     """A model by name: a functional `keras.Model` of stock layers that gives logits.
 
     Args:
-        name: `tutorial_net` or `elu_cnn`.
+        name: `tutorial_net`, `elu_cnn` or `resnet18`.
         classes: number of logits.
         input_shape: (height, width, channels) of an image.
         mean, std: of each channel on the 0–1 scale: a normalisation comes first and the model takes 0–255.
             None leaves it out, and the model takes what the caller has normalised.
         seed: of the initial values, which are drawn on the host (the same on every backend), and of dropout.
+        precision: of the layers' arithmetic, `float32` or `bfloat16` (Keras's policy `mixed_bfloat16`: the variables,
+            BatchNorm's statistics, the normalisation and the logits stay float32). None for Keras's current policy.
         options: of the family, see its function.
 
     Returns:
         The model: (batch, *input_shape) of any real dtype -> (batch, classes) logits.
 
     Raises:
-        InputError: an unknown name or option, or an image too small for the network.
+        InputError: an unknown name, option or precision, or an image too small for the network.
     """
     if name not in _FAMILIES:
         raise InputError(f"unknown model '{name}'; {nearest(name, _FAMILIES)}")
@@ -44,12 +49,26 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
     image = keras.Input(input_shape, name="image")
     x = _normalised(image, mean, std)
     try:
-        model = keras.Model(image, family(x, classes, seed, **options), name=name)
+        with _policy(precision):
+            model = keras.Model(image, family(x, classes, seed, **options), name=name)
     except (TypeError, ValueError) as error:  # Keras's own, of an image that is too small or an option out of range
         asked = f"{name}(classes={classes}, input_shape={tuple(input_shape)}, {options})"
         raise InputError(f"{asked} cannot be built: {' '.join(str(error).split())}") from None
     draw_initial_values(model, seed)
     return model
+
+
+@contextlib.contextmanager
+def _policy(precision):
+    """Layers made inside have Keras's dtype policy for this precision."""
+    if precision not in (None, *_POLICIES):
+        raise InputError(f"precision is '{precision}'; {nearest(str(precision), _POLICIES)}")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(_POLICIES.get(precision, before))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _normalised(image, mean, std):

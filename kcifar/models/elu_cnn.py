@@ -28,7 +28,7 @@ def elu_cnn(image, classes, seed, dropout=0.5):
     x = layers.Activation("elu", name="elu4")(x)
     x = layers.Dropout(dropout, seed=seed % 2**31, name="dropout")(x)
     x = _batch_norm("norm4")(x)
-    return layers.Dense(classes, kernel_initializer=_he_normal(), name="logits")(x)
+    return layers.Dense(classes, kernel_initializer=_he_normal(), dtype="float32", name="logits")(x)
 
 
 def _he_normal():

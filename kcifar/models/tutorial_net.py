@@ -23,7 +23,7 @@ def tutorial_net(image, classes, seed):
     x = layers.Flatten(name="flatten")(x)
     for stage, units in enumerate((120, 84), start=1):
         x = layers.Dense(units, activation="relu", **_uniform(x.shape[-1]), name=f"dense{stage}")(x)
-    return layers.Dense(classes, **_uniform(x.shape[-1]), name="logits")(x)
+    return layers.Dense(classes, **_uniform(x.shape[-1]), dtype="float32", name="logits")(x)
 
 
 def _uniform(fan_in):

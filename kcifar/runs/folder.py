@@ -119,6 +119,5 @@ def environment(dataset):
         "keras": keras.__version__,
         "numpy": np.__version__,
         "backend": backend.name,
-        "precision": keras.config.dtype_policy().name,
         **backend.describe(),
     }

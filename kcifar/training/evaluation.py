@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from kcifar import backend
 from kcifar.errors import InputError
 from kcifar.training.planning import evaluation_batches
 
@@ -55,9 +56,9 @@ def evaluate(model, split):
 
 
 def load_model(path):
-    """The model saved at `path`, uncompiled. Raises InputError where it is missing or damaged."""
+    """The model saved at `path`, uncompiled and accelerated. Raises InputError where it is missing or damaged."""
     try:
-        return keras.saving.load_model(path, compile=False)
+        return backend.accelerate(keras.saving.load_model(path, compile=False))
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise
         raise InputError(f"'{path}' cannot be opened as a Keras model: {_first_line(error)}") from None
 

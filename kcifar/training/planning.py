@@ -67,7 +67,7 @@ class Plan:
             ("early stopping", str(recipe.early_stopping or "none")),
             ("best epoch", _selection(recipe)),
             ("seed", str(recipe.seed)),
-            ("backend", f"{backend.name}, {keras.config.dtype_policy().name}"),
+            ("backend", f"{backend.name}, {recipe.precision}"),
         ]
 
 
@@ -92,10 +92,17 @@ def plan(recipe):
     shape = tuple(batches[0][0].shape[1:])
 
     keras.utils.set_random_seed(recipe.seed % 2**32)
-    options = recipe.model.arguments
     model = models.build(
-        recipe.model.name, dataset.train.classes, shape, recipe.mean, recipe.std, recipe.seed, **options
+        recipe.model.name,
+        dataset.train.classes,
+        shape,
+        recipe.mean,
+        recipe.std,
+        recipe.seed,
+        recipe.precision,
+        **recipe.model.arguments,
     )
+    backend.accelerate(model)
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
     return Plan(recipe, dataset, batches, model, schedule, stopping)
 

@@ -47,16 +47,15 @@ def test_steps_from_equal_states_are_equal(work):
     """Each step starts on JAX from torch's weights, moving statistics and optimizer slots: no noise builds up.
 
     Each layer's gradients, weights and moving statistics are one vector, compared by norm. A step can be compared where
-    its gradient is well defined in float32, and steps are taken until 50 are:
-    - the same value won every pooling window: where two tie, the last bit decides which one gets the gradient;
-    - no channel's mean² is over 100 times its variance: Keras on torch takes the variance as E[x²] − E[x]².
+    its gradient is well defined in float32, which is where the same value won every pooling window: where two tie, the
+    last bit decides which one gets the gradient. Steps are taken until 50 can be.
     """
     distances, same, first = [], [], 0
     while np.sum(same) < 50 and first < 500:
         recorded, replayed = work("record", "torch", first), work("replay", "jax", first)
         np.testing.assert_allclose(replayed["losses"], recorded["losses"], rtol=1e-5)
         distances.extend(replayed["distances"])
-        same.extend((replayed["windows"] == 0) & (replayed["conditions"] < 100))
+        same.extend(replayed["windows"] == 0)
         first = len(same)
 
     names, distances, same = replayed["names"], np.array(distances), np.array(same)

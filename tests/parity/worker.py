@@ -30,13 +30,14 @@ class RecordingAdam(training.Adam):
             super().build(variables)
             self.gradients = self.add_optimizer_variables(variables, "gradient")
 
-    def update_step(self, gradient, variable, learning_rate):
-        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
-        super().update_step(gradient, variable, learning_rate)
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.assign(self.gradients[self._get_variable_index(variable)], gradient)
+        super()._backend_update_step(gradients, variables, learning_rate)
 
 
-class RecordingPool(keras.layers.MaxPooling2D):
-    """Max-pooling that keeps which of its four values won each window."""
+class Winners(keras.layers.Layer):
+    """Passes images on and keeps which of its four values wins each window of the max-pooling behind it."""
 
     batch_size = 32
 
@@ -50,25 +51,10 @@ class RecordingPool(keras.layers.MaxPooling2D):
         windows = ops.reshape(images, (-1, height, 2, width, 2, channels))
         windows = ops.reshape(ops.transpose(windows, (0, 1, 3, 5, 2, 4)), (-1, height, width, channels, 4))
         self.winners.assign(ops.cast(ops.argmax(windows, axis=-1), "float32"))
-        return super().call(images)
+        return images
 
-
-class RecordingNorm(keras.layers.BatchNormalization):
-    """Batch normalisation that keeps the largest mean²/(variance + ε) of its channels."""
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        self.condition = self.add_weight(shape=(), initializer="zeros", trainable=False, name="condition")
-
-    def call(self, images, training=None, mask=None):
-        axes = list(range(len(images.shape) - 1))
-        mean = ops.mean(images, axis=axes, keepdims=True)
-        variance = ops.mean(ops.square(images - mean), axis=axes, keepdims=True)
-        self.condition.assign(ops.max(ops.square(mean) / (variance + self.epsilon)))
-        return super().call(images, training=training)
-
-
-RECORDING = {keras.layers.MaxPooling2D: RecordingPool, keras.layers.BatchNormalization: RecordingNorm}
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 def main(task, data, out, states, first):
@@ -93,15 +79,16 @@ def batches(source):
 
 
 def recording_model(planned):
-    """The plan's model with recording pools and optimizer, and the plan's schedule."""
+    """The plan's model, accelerated, that records winners and gradients, with the plan's schedule."""
 
-    def recording(layer):
-        return RECORDING.get(type(layer), type(layer)).from_config(layer.get_config())
+    def recording(layer, images, **arguments):
+        return layer(Winners()(images) if isinstance(layer, keras.layers.MaxPooling2D) else images, **arguments)
 
-    model = keras.models.clone_model(planned.model, clone_function=recording)
+    model = keras.models.clone_model(planned.model, call_function=recording)
     for layer in planned.model.layers:
-        for own, other in zip(layer.weights, model.get_layer(layer.name).weights, strict=False):
+        for own, other in zip(layer.weights, model.get_layer(layer.name).weights, strict=True):
             other.assign(own)
+    kcifar.accelerate(model)
     model.compile(RecordingAdam(**planned.recipe.optimizer.arguments), planned.model.loss, metrics=["accuracy"])
     planned.schedule.set_params({"steps": len(planned.batches)})
     planned.schedule.set_model(model)
@@ -131,16 +118,14 @@ def record(model, source, states, first):
 def replay(model, source, states, first):
     """Losses; by step how far every layer is from what was recorded, and what tells whether that counts."""
     rows = np.load(states, mmap_mode="r")
-    losses, distances, windows, conditions = [], [], [], []
+    losses, distances, windows = [], [], []
     for step in range(STEPS):
         restore(model, rows[step])
         losses.append(train(model, source, first + step))
         here, there = groups(model, state(model)), groups(model, rows[step + 1])
         windows.append(np.count_nonzero(here.pop("winners") != there.pop("winners")))
-        conditions.append(there.pop("condition").max())
-        del here["condition"]
         distances.append([distance(here[name], there[name]) for name in here])
-    return {"losses": losses, "distances": distances, "names": list(here), "windows": windows, "conditions": conditions}
+    return {"losses": losses, "distances": distances, "names": list(here), "windows": windows}
 
 
 def train(model, source, step):
@@ -174,8 +159,8 @@ def groups(model, row):
     for variable, values in zip(variables(model), split(model, row), strict=True):
         if id(variable) in gradients:
             name = f"gradients of {gradients[id(variable)].path.split('/')[0]}"
-        elif variable.path.endswith(("winners", "condition")):
-            name = variable.path.rpartition("/")[2]
+        elif variable.path.endswith("winners"):
+            name = "winners"
         elif any(variable is weight for weight in model.weights):
             kind = "weights" if variable.trainable else "moving statistics"
             name = f"{kind} of {variable.path.split('/')[0]}"

@@ -1,0 +1,46 @@
+"""What differs on torch."""
+
+from kcifar.backend.torch.device import describe, peak_device_bytes, use_deterministic_algorithms
+from kcifar.backend.torch.graph import use_native_kernels
+from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
+from kcifar.backend.torch.step import use_native_step
+from kcifar.backend.torch.updates import update_adam, update_sgd
+from kcifar.errors import InputError
+
+__all__ = [
+    "accelerate",
+    "compiled",
+    "describe",
+    "peak_device_bytes",
+    "update_adam",
+    "update_sgd",
+    "use_deterministic_algorithms",
+]
+
+
+def compiled(function):
+    """The function as it is: torch.compile takes longer to start than it wins on a few operations."""
+    return function
+
+
+def accelerate(model):
+    """Makes a built Keras model as fast as hand-written PyTorch, in place, and returns it.
+
+    What it computes and what it saves stay. Its known layers (see `kernels`) go to native calls in channels_last
+    memory, a functional graph without Keras's checks around every layer, and the training step of a model that does not
+    override it without a synchronisation. All else runs as stock. On JAX, where XLA compiles the step of a stock model,
+    nothing is changed. From then on glibc keeps the memory that the process frees.
+
+    Args:
+        model: any `keras.Model`; compiled before or after. Layers that are added later are not accelerated.
+
+    Raises:
+        InputError: a model that has no weights yet.
+    """
+    if not model.built or (hasattr(model, "_functional") and model._functional is None):
+        raise InputError(f"the model '{model.name}' has no weights yet: build it or call it before accelerating it")
+    keep_freed_memory()
+    lay_out_kernels(model)
+    use_native_kernels(model)
+    use_native_step(model)
+    return model

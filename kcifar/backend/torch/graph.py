@@ -1,0 +1,172 @@
+"""A model's forward pass with native kernels, put on from outside."""
+
+import collections
+
+import keras
+import torch
+from keras import ops, tree
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.torch.core import get_device
+from keras.src.models.functional import Functional, operation_fn, unpack_singleton
+
+from kcifar.backend.torch.kernels import channels_first, channels_last, kernel_of
+
+
+def use_native_kernels(layer):
+    """Makes a built layer or model, and all in it, compute with native kernels. What it holds and saves stays."""
+    if isinstance(layer, keras.Sequential):
+        use_native_kernels(layer._functional)
+    elif isinstance(layer, Functional) and type(layer).call is Functional.call:
+        if not isinstance(layer.call, Program):
+            layer.call = Program(layer)
+    elif kernel := _kernel_by_spec(layer):
+        layer.call = _LayerCall(layer, kernel)
+    else:
+        for inner in layer._flatten_layers(include_self=False, recursive=False):
+            use_native_kernels(inner)
+
+
+def must_run_as_stock():
+    """Whether variables have other values than their own: in a stateless scope, and while shapes are inferred."""
+    return in_stateless_scope() or get_device() == "meta"
+
+
+def _kernel_by_spec(layer):
+    """The kernel of a layer outside a graph, where its input spec tells the rank."""
+    rank = getattr(layer.input_spec, "ndim", None)
+    return kernel_of(layer, (rank,)) if rank else None
+
+
+class _LayerCall:
+    """`call` of a layer in a model that is not a graph."""
+
+    def __init__(self, layer, kernel):
+        self._layer = layer
+        self._kernel = kernel
+
+    def __call__(self, inputs, training=None, **rest):
+        if must_run_as_stock() or any(value is not None for value in rest.values()):
+            own = {"training": training} if self._layer._call_has_training_arg else {}
+            return type(self._layer).call(self._layer, inputs, **own, **rest)
+        if self._kernel.stock_layout:
+            return self._kernel.run(training, inputs)
+        return channels_last(self._kernel.run(training, channels_first(inputs)))
+
+
+class Program:
+    """`call` of a functional model: its graph as a flat list of native calls.
+
+    Images stay in torch's layout from one kernel to the next. An operation without a kernel runs as stock Keras runs
+    it, and sees them in Keras's. A value is dropped after its last use.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        self._slots = {}  # of (a Keras tensor's id, whether in torch's layout)
+        self._calls = []  # (function of training and the sources' values, sources, targets)
+        self._overwritable = set()
+        self._uses = collections.Counter(id(tensor) for tensor in model._outputs)
+        nodes = [
+            node
+            for depth in sorted(model._nodes_by_depth, reverse=True)
+            for node in model._nodes_by_depth[depth]
+            if node.operation and not node.is_input
+        ]
+        for node in nodes:
+            self._uses.update(id(tensor) for tensor in node.input_tensors)
+        self._inputs = [self._new_slot(tensor, native=False) for tensor in model._inputs]
+        for node in nodes:
+            self._add(node)
+        self._outputs = [self._slot(tensor, native=False) for tensor in model._outputs]
+        self._calls = [(*call, dead) for call, dead in zip(self._calls, self._last_uses(), strict=True)]
+
+    def __call__(self, inputs, training=None, mask=None, **context):
+        model = self._model
+        if mask is not None or any(value is not None for value in context.values()) or must_run_as_stock():
+            return type(model).call(model, inputs, training=training, mask=mask, **context)
+        values = [None] * len(self._slots)
+        for slot, value in zip(self._inputs, self._tensors(inputs), strict=True):
+            values[slot] = value
+        for run, sources, targets, dead in self._calls:
+            result = run(training, *[values[source] for source in sources])
+            if len(targets) == 1:
+                values[targets[0]] = result
+            else:
+                for target, value in zip(targets, result, strict=True):
+                    values[target] = value
+            del result
+            for slot in dead:
+                values[slot] = None
+        outputs = [values[slot] for slot in self._outputs]
+        return unpack_singleton(tree.pack_sequence_as(model._outputs_struct, outputs))
+
+    def _tensors(self, inputs):
+        if torch.is_tensor(inputs) and len(self._inputs) == 1 and inputs.ndim == len(self._model._inputs[0].shape):
+            return [ops.convert_to_tensor(inputs, self._model._inputs[0].dtype)]
+        return self._model._standardize_inputs(inputs)
+
+    def _add(self, node):
+        tensors = node.input_tensors
+        kernel = None
+        if _takes_tensors_only(node.arguments) and len(node.outputs) == 1:
+            kernel = kernel_of(node.operation, tuple(len(tensor.shape) for tensor in tensors))
+        if kernel is None:
+            self._add_stock(node)
+            return
+        native = not kernel.stock_layout
+        sources = [self._slot(tensor, native) for tensor in tensors]
+        overwrites = kernel.overwriting and sources[0] in self._overwritable and self._uses[id(tensors[0])] == 1
+        target = self._new_slot(node.outputs[0], native)
+        if kernel.overwritable:
+            self._overwritable.add(target)
+        run = kernel.overwriting if overwrites else kernel.run
+        given = node.arguments.kwargs.get("training")
+        if given is None:
+            self._calls.append((run, sources, [target]))
+        else:  # holds where the model is called without
+            self._calls.append(
+                (lambda training, *x: run(given if training is None else training, *x), sources, [target])
+            )
+
+    def _add_stock(self, node):
+        if isinstance(node.operation, keras.Layer):
+            use_native_kernels(node.operation)
+        tensors = node.input_tensors
+
+        def run(training, *values):
+            args, kwargs = node.arguments.fill_in(
+                {id(tensor): value for tensor, value in zip(tensors, values, strict=True)}
+            )
+            result = operation_fn(node.operation, training=training)(*args, **kwargs)
+            return result if len(node.outputs) == 1 else tree.flatten(result)
+
+        sources = [self._slot(tensor, native=False) for tensor in tensors]
+        self._calls.append((run, sources, [self._new_slot(tensor, native=False) for tensor in node.outputs]))
+
+    def _new_slot(self, tensor, native):
+        return self._slots.setdefault((id(tensor), native and len(tensor.shape) == 4), len(self._slots))
+
+    def _slot(self, tensor, native):
+        """Where a value is in that layout, which it is brought into where nobody has yet."""
+        native = native and len(tensor.shape) == 4
+        if (id(tensor), native) not in self._slots:
+            view = channels_first if native else channels_last
+            source = self._slots[id(tensor), not native]
+            self._calls.append((lambda training, x: view(x), [source], [self._new_slot(tensor, native)]))
+        return self._slots[id(tensor), native]
+
+    def _last_uses(self):
+        """For each call the slots that no later one reads."""
+        seen, dead = set(self._outputs), []
+        for _, sources, _ in reversed(self._calls):
+            dead.append(tuple(set(sources) - seen))
+            seen.update(sources)
+        return reversed(dead)
+
+
+def _takes_tensors_only(arguments):
+    """Whether a graph's operation is called as layer(tensor) or layer([tensor, …]), perhaps with `training`."""
+    args = arguments.args
+    nested = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
+    given = [name for name, value in arguments.kwargs.items() if value is not None and name != "training"]
+    return not given and all(isinstance(tensor, keras.KerasTensor) for tensor in nested)

@@ -1,0 +1,169 @@
+"""The training step with fewer operations around the model."""
+
+import functools
+
+import keras
+import torch
+import torch.nn.functional as F
+from keras import losses, metrics, ops, tree
+from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
+
+_STOCK = keras.Model
+
+
+def use_native_step(model):
+    """Gives a model whose step is stock Keras's one that computes the same with fewer operations."""
+    if all(
+        getattr(type(model), name) is getattr(_STOCK, name)
+        for name in (
+            "train_step",
+            "test_step",
+            "compute_loss",
+            "_compute_loss",
+            "compute_metrics",
+            "get_metrics_result",
+        )
+    ):
+        step = Step(model)
+        model.train_step = step.train
+        model.test_step = step.test
+
+
+class Step:
+    """`train_step` and `test_step`. Cross-entropy on logits and accuracy go natively, any other loss or metric stock.
+
+    No figure is read back from the device.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        self._loss = _ForObject(_native_loss)
+        self._metrics = _ForObject(_native_metrics)
+
+    def train(self, data):
+        model = self._model
+        x, y, weight = unpack_x_y_sample_weight(data)
+        y_pred = model(x, training=True)
+        loss = self._losses_of(x, y, y_pred, weight, training=True)
+        variables = model.trainable_variables
+        if variables:
+            scaled = model.optimizer.scale_loss(loss) if model.optimizer is not None else loss
+            gradients = torch.autograd.grad(scaled, [v.value for v in variables], allow_unused=True)
+            with torch.no_grad():
+                model.optimizer.apply(list(gradients), variables)
+        return self._figures(x, y, y_pred, weight)
+
+    def test(self, data):
+        x, y, weight = unpack_x_y_sample_weight(data)
+        y_pred = self._model(x, training=False)
+        self._losses_of(x, y, y_pred, weight, training=False)
+        return self._figures(x, y, y_pred, weight)
+
+    def _losses_of(self, x, y, y_pred, weight, training):
+        """The loss, noted in the model's mean of it."""
+        model, native = self._model, self._loss(self._model, self._model._compile_loss)
+        if native is not None and weight is None and torch.is_tensor(y_pred):
+            loss = native(ops.convert_to_tensor(y), y_pred)
+        else:
+            loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=training)
+        batch_size = next(value for value in tree.flatten(x) if value is not None).shape[0]
+        _accumulate(model._loss_tracker, loss.detach() * batch_size, batch_size)
+        return loss
+
+    def _figures(self, x, y, y_pred, weight):
+        """All metrics so far, by name."""
+        model, native = self._model, self._metrics(self._model, self._model._compile_metrics)
+        if native is None or weight is not None or not torch.is_tensor(y_pred):
+            return model.compute_metrics(x, y, y_pred, sample_weight=weight)
+        with torch.no_grad():
+            native(ops.convert_to_tensor(y), y_pred)
+        return model.get_metrics_result()
+
+
+class _ForObject:
+    """A function of (model, object) that is asked again only for another object: `compile` makes new ones."""
+
+    def __init__(self, function):
+        self._function = function
+        self._key = None
+
+    def __call__(self, model, compiled):
+        key = compiled, compiled is not None and compiled.built
+        if self._key != key:
+            self._key, self._result = key, self._function(model, compiled)
+        return self._result
+
+
+def _native_loss(model, compiled):
+    """A function of one batch of labels and logits that computes the model's whole loss; None where there is none."""
+    if compiled is None or not compiled.built or len(compiled._flat_losses) != 1 or _adds_losses(model):
+        return None
+    path, loss, weight, _ = compiled._flat_losses[0]
+    if path or weight is not None or getattr(loss, "reduction", None) != "sum_over_batch_size":
+        return None
+    if type(loss) is losses.CategoricalCrossentropy and loss.from_logits and loss.axis == -1:
+        return functools.partial(_categorical_crossentropy, loss)
+    if type(loss) is losses.SparseCategoricalCrossentropy and loss.from_logits and loss.ignore_class is None:
+        return functools.partial(_sparse_categorical_crossentropy, loss)
+    return None
+
+
+def _adds_losses(model):
+    """Whether a layer or a regularizer may add to what was compiled."""
+    return any(variable.regularizer is not None for variable in model.trainable_variables) or any(
+        layer.activity_regularizer is not None or not type(layer).__module__.startswith("keras.")
+        for layer in model._flatten_layers()
+    )
+
+
+def _categorical_crossentropy(loss, y, y_pred):
+    if y.shape != y_pred.shape or y.ndim != 2:
+        return loss(y, y_pred)
+    return F.cross_entropy(y_pred.float(), y.float(), label_smoothing=loss.label_smoothing)
+
+
+def _sparse_categorical_crossentropy(loss, y, y_pred):
+    if y_pred.ndim != 2 or y.shape not in ((len(y_pred),), (len(y_pred), 1)):
+        return loss(y, y_pred)
+    return F.cross_entropy(y_pred.float(), y.reshape(-1).long())
+
+
+def _native_metrics(model, compiled):
+    """A function of one batch of labels and predictions that updates every metric; None where one is not known."""
+    if compiled is None:
+        return lambda y, y_pred: None
+    if not compiled.built or any(compiled._flat_weighted_metrics):
+        return None
+    known = [metric for of_output in compiled._flat_metrics if of_output for metric in of_output.metrics]
+    if len(compiled._flat_metrics) != 1 or not all(type(metric) in _CORRECT for metric in known):
+        return None
+
+    def update(y, y_pred):
+        for metric in known:
+            correct = _CORRECT[type(metric)](y, y_pred)
+            if correct is None:
+                metric.update_state(y, y_pred)
+            else:
+                _accumulate(metric, correct.sum(), correct.numel())
+
+    return update
+
+
+def _categorical_correct(y, y_pred):
+    return y.argmax(-1) == y_pred.argmax(-1) if y.shape == y_pred.shape and y.ndim == 2 else None
+
+
+def _sparse_categorical_correct(y, y_pred):
+    return y == y_pred.argmax(-1) if y.ndim == 1 and y_pred.ndim == 2 else None
+
+
+_CORRECT = {
+    metrics.CategoricalAccuracy: _categorical_correct,
+    metrics.SparseCategoricalAccuracy: _sparse_categorical_correct,
+}
+
+
+def _accumulate(mean, total, count):
+    with torch.no_grad():
+        mean.total.value.add_(total)
+        mean.count.value.add_(count)

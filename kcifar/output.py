@@ -1,0 +1,17 @@
+"""Printing where the reader of the output may be gone, as in `| head`."""
+
+import os
+import sys
+
+
+def say(text):
+    """Prints a line at once; from the moment that nobody reads it, to nowhere."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        drop_output()
+
+
+def drop_output():
+    """Sends all further output to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -48,6 +48,33 @@ def elu_cnn(dropout=0.5):
     return net
 
 
+class _BasicBlock(nn.Module):
+    """ReLU(x + F(x)), F two 3×3 convolutions with BatchNorm."""
+
+    def __init__(self, before, channels, stride):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(before, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels)
+        self.conv2, self.norm2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
+        self.shortcut = nn.Identity()
+        if stride > 1 or before != channels:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        inner = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return self.relu(inner.add_(self.shortcut(x)))
+
+
+def resnet18():
+    """ResNet-18 with a 3×3 stem: (batch, 3, height, width) -> logits (batch, 10)."""
+    blocks, before = [], 64
+    for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [_BasicBlock(before, channels, stride), _BasicBlock(channels, channels, 1)]
+        before = channels
+    stem = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
 def report_b_optimizer(net, **options):
     """Report B's Adam, with `options` of torch's, and its cyclic learning rate, to be stepped once an epoch."""
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3, weight_decay=1e-3, **options)

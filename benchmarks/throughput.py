@@ -1,4 +1,4 @@
-"""Time the training of report B's net in images per second: plain PyTorch, stock Keras and kcifar, in turn.
+"""Time training in images per second: plain PyTorch, stock Keras and kcifar, in turn.
 
 Every variant (see variants.py) is a process of its own that trains for some seconds when it is its turn and is stopped
 while the others have theirs. The order is rotated in every round, so that no variant has the quiet moments of a shared
@@ -32,12 +32,15 @@ examples:
   python benchmarks/throughput.py --data demo --batch-size 32 --rounds 1 --seconds 1
   python benchmarks/throughput.py --data demo --variants torch kcifar-torch-plain --out plain.json
 
-variants:
+variants, of report B's net at batches of 32 and 512 where no net is named:
   report                             the report's program: NCHW, per-step loss.item(), 2 workers with PIL transforms
   torch torch-bf16                   hand-tuned PyTorch, channels_last, no transforms; float32, bf16 autocast
+  torch-memory torch-memory-bf16     the same, where glibc keeps freed memory as kcifar.accelerate makes it
   keras-torch keras-jax              stock keras.Model.fit, no transforms
-  kcifar-torch kcifar-jax            recipes/mixup.py whole: crop, flip, MixUp, normalisation
-  kcifar-torch-plain, -jax-plain     the same with transforms=[]
+  kcifar-torch kcifar-jax            recipes/mixup.py whole: crop, flip, MixUp, normalisation; -bf16 in bfloat16
+  kcifar-torch-plain kcifar-jax-plain  the same with transforms=[]; -bf16 in bfloat16
+  resnet18-...                       ResNet-18 with the CIFAR stem at a batch of 128
+  <net>-keras <net>-kcifar           nets of keras.applications on 64x64 images at a batch of 64: stock, accelerated
 
 exit code: 0; 1 if a variant failed; 2 for wrong arguments; 130 for Ctrl-C
 """
@@ -51,7 +54,7 @@ class Child:
     """
 
     def __init__(self, variant, source, batch_size):
-        backend = VARIANTS[variant][0]
+        backend = VARIANTS[variant].backend
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         if backend:
@@ -99,9 +102,9 @@ class Child:
         return f"ended with exit code {code}: {lines[-1] if lines else 'nothing on stderr'}"
 
 
-def measure(options, batch_size, console):
-    """Times all variants at one batch size; a dict for each, as it goes into the JSON, ratios left out."""
-    results = [_empty(variant, batch_size) for variant in options.variants]
+def measure(options, variants, batch_size, console):
+    """Times the variants at one batch size; a dict for each, as it goes into the JSON, ratios left out."""
+    results = [_empty(variant, batch_size) for variant in variants]
     children = {}
     try:
         for result in results:
@@ -146,37 +149,40 @@ def summarise(results):
     """
     by_name = {result["variant"]: _of_round(result) for result in results}
     for result in results:
-        own, backend = by_name[result["variant"]], VARIANTS[result["variant"]][0]
+        own = by_name[result["variant"]]
         if own:
             speeds = own.values()
             result["images_per_second"] = {"median": statistics.median(speeds), "min": min(speeds), "max": max(speeds)}
             result["peak_memory_bytes"] = max(m["peak_memory_bytes"] for m in result["measurements"])
-        result["ratio"] = {
-            base: _ratio(own, by_name.get(name, {}))
-            for base, name in (("report", "report"), ("torch", "torch"), ("stock", f"keras-{backend}"))
-        }
+        bases = VARIANTS[result["variant"]].versus
+        result["ratio"] = {base: _ratio(own, by_name[base]) for base in bases if base in by_name}
 
 
 def _ratio(own, base):
-    shared = own.keys() & base.keys()
-    return statistics.median(own[turn] / base[turn] for turn in shared) if shared else None
+    """Median, least and greatest over the rounds in which both were measured; None where there is none."""
+    ratios = [own[turn] / base[turn] for turn in own.keys() & base.keys()]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)} if ratios else None
 
 
 def table(results):
     """All results as a rich table."""
-    shown = Table(title="Training report B's net: images per second, medians over the rounds")
-    for name in ("variant", "batch", "images/s", "min–max", "÷ report", "÷ torch", "÷ stock Keras", "peak MB"):
-        shown.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
+    shown = Table(title="Training: images per second, medians over the rounds")
+    for name in ("variant", "batch", "images/s", "min–max", "peak MB", "is, times another (min–max)"):
+        shown.add_column(name, justify="left" if name[0] in "vi" and name != "images/s" else "right", no_wrap=True)
     for result in results:
         name, batch = result["variant"], str(result["batch_size"])
         if not result["measurements"]:
             shown.add_row(name, batch, "failed")
             continue
         speed = result["images_per_second"]
-        ratios = ["–" if ratio is None else f"{ratio:.2f}" for ratio in result["ratio"].values()]
+        ratios = "\n".join(
+            f"{ratio['median']:.2f} {base} ({ratio['min']:.2f}–{ratio['max']:.2f})"
+            for base, ratio in result["ratio"].items()
+            if ratio
+        )
         spread = f"{speed['min']:,.0f}–{speed['max']:,.0f}"
         memory = f"{result['peak_memory_bytes'] / 1e6:,.0f}"
-        shown.add_row(name, batch, f"{speed['median']:,.0f}", spread, *ratios, memory)
+        shown.add_row(name, batch, f"{speed['median']:,.0f}", spread, memory, ratios)
     return shown
 
 
@@ -210,7 +216,8 @@ def run(options):
     found["machine"]["load_at_start"] = os.getloadavg()
     results = []
     for batch_size in options.batch_size:
-        measured = measure(options, batch_size, console)
+        variants = options.variants or [name for name, of in VARIANTS.items() if batch_size in of.batch_sizes]
+        measured = measure(options, variants, batch_size, console)
         summarise(measured)
         results += measured
     found["machine"]["load_at_end"] = os.getloadavg()
@@ -236,14 +243,14 @@ def main(arguments=None):
     )
     parser.add_argument("--data", default="auto", metavar="SOURCE", help="what kcifar.data.load takes (default: auto)")
     parser.add_argument(
-        "--batch-size", type=_positive(int), nargs="+", default=[32, 512], metavar="N", help="default: 32 512"
+        "--batch-size", type=_positive(int), nargs="+", default=[32, 64, 128, 512], metavar="N", help="default: all"
     )
     parser.add_argument(
         "--rounds", type=_positive(int), default=5, metavar="N", help="turns of each variant (default: 5)"
     )
     parser.add_argument("--seconds", type=_positive(float), default=5.0, metavar="S", help="of a turn (default: 5)")
     parser.add_argument(
-        "--variants", choices=VARIANTS, nargs="+", default=list(VARIANTS), metavar="NAME", help="default: all"
+        "--variants", choices=VARIANTS, nargs="+", metavar="NAME", help="default: those of each batch size"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: benchmarks/results/throughput-<time>.json")
     options = parser.parse_args(arguments)

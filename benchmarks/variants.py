@@ -1,10 +1,11 @@
-"""The ways to train report B that throughput.py compares; a process for each: variants.py NAME SOURCE BATCH_SIZE.
+"""The ways to train that throughput.py compares; a process for each: variants.py NAME SOURCE BATCH_SIZE.
 
 Each trains without end. Between two steps it calls `Clock.tick`, which measures what the driver asks for over a pipe
 and then waits, so that all can be timed in turn without a fit being restarted. Heavy imports are inside the functions:
 a process has only the libraries that it needs.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -124,13 +126,20 @@ class Photographs:
         return (tensor - mean) / std, self.labels[index]
 
 
-def tuned_torch(source, batch_size, clock, bfloat16=False):
-    """PyTorch written for speed: channels_last, fused Adam, no synchronisation, batches ready in memory."""
+def tuned_torch(source, batch_size, clock, net="elu_cnn", bfloat16=False, keep_memory=False):
+    """PyTorch written for speed: channels_last, fused Adam, no synchronisation, batches ready in memory.
+
+    With `keep_memory` glibc keeps what is freed, as `kcifar.accelerate` makes it.
+    """
     import plain_torch
     import torch
     import torch.nn.functional as F
 
-    net = plain_torch.elu_cnn().to(memory_format=torch.channels_last)
+    if keep_memory:
+        from kcifar.backend.torch.memory import keep_freed_memory
+
+        keep_freed_memory()
+    net = getattr(plain_torch, net)().to(memory_format=torch.channels_last)
     optimizer, _ = plain_torch.report_b_optimizer(net, fused=True)
     batches = [  # NHWC in memory, seen as NCHW: channels_last
         (torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels))
@@ -150,15 +159,18 @@ def tuned_torch(source, batch_size, clock, bfloat16=False):
             clock.tick(loss.item)
 
 
-def stock_keras(source, batch_size, clock):
-    """`keras.Model.fit` as it comes, of batches ready in memory."""
+def keras_fit(source, batch_size, clock, make_model, accelerated=False, side=32):
+    """`keras.Model.fit` of batches ready in memory, as it comes or accelerated."""
     import keras
     import numpy as np
 
-    from kcifar import models
+    import kcifar
 
-    one_hot = np.eye(10, dtype="float32")
-    batches = [(images, one_hot[labels]) for images, labels in _ready_batches(source, batch_size)]
+    one_hot, scale = np.eye(10, dtype="float32"), side // 32
+    batches = [
+        (images.repeat(scale, axis=1).repeat(scale, axis=2), one_hot[labels])
+        for images, labels in _ready_batches(source, batch_size)
+    ]
 
     class Ready(keras.utils.PyDataset):
         def __len__(self):
@@ -167,10 +179,27 @@ def stock_keras(source, batch_size, clock):
         def __getitem__(self, step):
             return batches[step % len(batches)]
 
-    model = models.build("elu_cnn")
+    model = make_model()
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
+    if accelerated:
+        kcifar.accelerate(model)
     model.fit(Ready(), epochs=ENDLESS, callbacks=[_ticking(clock)], verbose=0)
+
+
+def _kcifar_model(name, precision=None, **options):
+    from kcifar import models
+
+    return models.build(name, precision=precision, **options)
+
+
+def _application(name):
+    """A net of keras.applications for images of 64×64, ten classes, logits."""
+    import keras
+
+    return getattr(keras.applications, name)(
+        weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
+    )
 
 
 def kcifar_train(source, batch_size, clock, overrides=()):
@@ -233,19 +262,57 @@ def _ready_batches(source, batch_size):
     return [((images[part].astype("float32") / 255 - mean) / std, labels[part]) for part in parts]
 
 
-_NO_TRANSFORMS = ("transforms=[]",)
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What trains, on which Keras backend, and which variants its speed is divided by."""
 
-VARIANTS = {  # name: (Keras backend, what trains)
-    "report": (None, report),
-    "torch": (None, tuned_torch),
-    "torch-bf16": (None, partial(tuned_torch, bfloat16=True)),
-    "keras-torch": ("torch", stock_keras),
-    "keras-jax": ("jax", stock_keras),
-    "kcifar-torch": ("torch", kcifar_train),
-    "kcifar-jax": ("jax", kcifar_train),
-    "kcifar-torch-plain": ("torch", partial(kcifar_train, overrides=_NO_TRANSFORMS)),
-    "kcifar-jax-plain": ("jax", partial(kcifar_train, overrides=_NO_TRANSFORMS)),
+    train: Callable
+    backend: str | None = None
+    versus: tuple[str, ...] = ()
+    batch_sizes: tuple[int, ...] = (32, 512)  # measured by default
+
+
+_PLAIN, _BFLOAT16 = "transforms=[]", "precision=bfloat16"
+
+
+def _kcifar(backend, versus, *overrides):
+    return Variant(partial(kcifar_train, overrides=overrides), backend, versus)
+
+
+def _on_resnet18(train, backend=None, versus=(), **options):
+    return Variant(partial(train, **options), backend, versus, (128,))
+
+
+VARIANTS = {
+    "report": Variant(report),
+    "torch": Variant(tuned_torch),
+    "torch-bf16": Variant(partial(tuned_torch, bfloat16=True)),
+    "torch-memory": Variant(partial(tuned_torch, keep_memory=True), versus=("torch",)),
+    "torch-memory-bf16": Variant(partial(tuned_torch, bfloat16=True, keep_memory=True), versus=("torch-bf16",)),
+    "keras-torch": Variant(partial(keras_fit, make_model=partial(_kcifar_model, "elu_cnn")), "torch"),
+    "keras-jax": Variant(partial(keras_fit, make_model=partial(_kcifar_model, "elu_cnn")), "jax"),
+    "kcifar-torch": _kcifar("torch", ("report", "keras-torch")),
+    "kcifar-torch-bf16": _kcifar("torch", ("report", "keras-torch"), _BFLOAT16),
+    "kcifar-torch-plain": _kcifar("torch", ("torch", "torch-memory", "keras-torch"), _PLAIN),
+    "kcifar-torch-plain-bf16": _kcifar("torch", ("torch-bf16", "torch-memory-bf16", "keras-torch"), _PLAIN, _BFLOAT16),
+    "kcifar-jax": _kcifar("jax", ("keras-jax",)),
+    "kcifar-jax-plain": _kcifar("jax", ("keras-jax",), _PLAIN),
+    "resnet18-torch-bf16": _on_resnet18(tuned_torch, net="resnet18", bfloat16=True),
+    "resnet18-torch-memory-bf16": _on_resnet18(tuned_torch, net="resnet18", bfloat16=True, keep_memory=True),
+    "resnet18-kcifar-bf16": _on_resnet18(
+        keras_fit,
+        "torch",
+        ("resnet18-torch-bf16", "resnet18-torch-memory-bf16"),
+        make_model=partial(_kcifar_model, "resnet18", "bfloat16", stem="cifar"),
+        accelerated=True,
+    ),
 }
+for _name in ("ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0"):
+    _train = partial(keras_fit, make_model=partial(_application, _name), side=64)
+    VARIANTS[f"{_name}-keras"] = Variant(_train, "torch", batch_sizes=(64,))
+    VARIANTS[f"{_name}-kcifar"] = Variant(
+        partial(_train, accelerated=True), "torch", (f"{_name}-keras",), batch_sizes=(64,)
+    )
 
 
 def main():
@@ -254,7 +321,7 @@ def main():
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        VARIANTS[name][1](source, int(batch_size), Clock(int(batch_size), 3, sys.stdin, answers))
+        VARIANTS[name].train(source, int(batch_size), Clock(int(batch_size), 3, sys.stdin, answers))
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         print(json.dumps({"error": message}), file=answers, flush=True)

@@ -20,7 +20,7 @@ from kcifar.training import Adam
 
 OTHER = "jax" if keras.backend.backend() == "torch" else "torch"
 ROOT = Path(__file__).parents[1]
-NAMES = ("tutorial_net", "elu_cnn")
+NAMES = ("tutorial_net", "elu_cnn", "resnet18")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CHANCE = 1e-6  # a right distribution fails at one seed in a million; the seeds are fixed
 
@@ -179,6 +179,34 @@ def test_other_image_sizes_and_channels(name):
     assert build(name, input_shape=(48, 40, 1)).output_shape == (None, 10)
 
 
+@pytest.mark.parametrize(("stem", "first_kernel"), [("imagenet", 7), ("cifar", 3)])
+def test_resnet18_has_the_published_size(stem, first_kernel):
+    """11,689,512 parameters with 1,000 classes in torchvision; another stem changes its kernel alone."""
+    model = build("resnet18", classes=1000, stem=stem)
+    trained = sum(np.prod(w.shape) for w in model.trainable_variables)
+    assert trained == 11_689_512 + (first_kernel**2 - 7**2) * 3 * 64
+
+
+# Precision
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_of_the_layers_between_normalisation_and_logits(name):
+    before = keras.config.dtype_policy().name
+    model = build(name, mean=MEAN, std=STD, precision="bfloat16")
+    assert keras.config.dtype_policy().name == before
+    first, *between, last = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    assert first.compute_dtype == last.compute_dtype == "float32"
+    assert {layer.compute_dtype for layer in between} == {"bfloat16"}
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    exact = build(name, mean=MEAN, std=STD, precision="float32")
+    out, expected = logits(model, bytes_of_images()), logits(exact, bytes_of_images())
+    assert out.dtype == np.float32
+    # bfloat16 rounds each value by up to 1/256 of itself.
+    np.testing.assert_allclose(out, expected, rtol=0, atol=0.05 * np.abs(expected).max())
+    assert np.abs(out - expected).max() > 0
+
+
 # Dropout
 
 
@@ -243,7 +271,7 @@ def test_layers_draw_apart(name):
     """No two kernels begin with the same numbers (in units of their scale)."""
     starts = [np.sort(layer.get_weights()[0].ravel()[:20]) for layer in weighted(build(name))]
     scaled = {tuple(np.round(start / np.abs(start).max(), 4)) for start in starts}
-    assert len(scaled) == 5
+    assert len(scaled) == len(starts) >= 5
 
 
 FINGERPRINTS = """
@@ -381,6 +409,8 @@ def test_models_are_functional_and_of_stock_layers(name):
         ({"name": "elu_cnn", "dropout": "a"}, "dropout"),
         ({"name": "elu_cnn", "seed": -1}, "seed"),
         ({"name": "elu_cnn", "classes": 0}, "classes"),
+        ({"name": "elu_cnn", "precision": "float16"}, "float32.*bfloat16"),
+        ({"name": "resnet18", "stem": "imagenette"}, "'imagenet' or 'cifar'"),
     ],
     ids=str,
 )

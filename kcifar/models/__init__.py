@@ -46,6 +46,8 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
             raise InputError(
                 f"unknown option '{option}' of {name}; {nearest(option, known) if known else 'it has none'}"
             )
+    if precision not in (None, *_POLICIES):
+        raise InputError(f"precision is '{precision}'; expected one of {', '.join(_POLICIES)}, or None")
     image = keras.Input(input_shape, name="image")
     x = _normalised(image, mean, std)
     try:
@@ -61,8 +63,6 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
 @contextlib.contextmanager
 def _policy(precision):
     """Layers made inside have Keras's dtype policy for this precision."""
-    if precision not in (None, *_POLICIES):
-        raise InputError(f"precision is '{precision}'; {nearest(str(precision), _POLICIES)}")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES.get(precision, before))
     try:

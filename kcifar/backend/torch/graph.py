@@ -9,18 +9,18 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.torch.core import get_device
 from keras.src.models.functional import Functional, operation_fn, unpack_singleton
 
-from kcifar.backend.torch.kernels import channels_first, channels_last, kernel_of
+from kcifar.backend.torch.kernels import channels_first, channels_last, configuration, kernel_of
 
 
 def use_native_kernels(layer):
     """Makes a built layer or model, and all in it, compute with native kernels. What it holds and saves stays."""
-    if isinstance(layer, keras.Sequential):
+    if isinstance(layer, keras.Sequential) and layer._functional is not None:
         use_native_kernels(layer._functional)
     elif isinstance(layer, Functional) and type(layer).call is Functional.call:
         if not isinstance(layer.call, Program):
             layer.call = Program(layer)
-    elif kernel := _kernel_by_spec(layer):
-        layer.call = _LayerCall(layer, kernel)
+    elif _kernel_by_spec(layer):
+        layer.call = _LayerCall(layer)
     else:
         for inner in layer._flatten_layers(include_self=False, recursive=False):
             use_native_kernels(inner)
@@ -40,12 +40,14 @@ def _kernel_by_spec(layer):
 class _LayerCall:
     """`call` of a layer in a model that is not a graph."""
 
-    def __init__(self, layer, kernel):
+    def __init__(self, layer):
         self._layer = layer
-        self._kernel = kernel
+        self._configuration, self._kernel = configuration(layer), _kernel_by_spec(layer)
 
     def __call__(self, inputs, training=None, **rest):
-        if must_run_as_stock() or any(value is not None for value in rest.values()):
+        if configuration(self._layer) != self._configuration:
+            self.__init__(self._layer)
+        if self._kernel is None or must_run_as_stock() or any(value is not None for value in rest.values()):
             own = {"training": training} if self._layer._call_has_training_arg else {}
             return type(self._layer).call(self._layer, inputs, **own, **rest)
         if self._kernel.stock_layout:
@@ -65,6 +67,7 @@ class Program:
         self._slots = {}  # of (a Keras tensor's id, whether in torch's layout)
         self._calls = []  # (function of training and the sources' values, sources, targets)
         self._overwritable = set()
+        self._configurations = {}  # of the layers that have a kernel
         self._uses = collections.Counter(id(tensor) for tensor in model._outputs)
         nodes = [
             node
@@ -82,6 +85,8 @@ class Program:
 
     def __call__(self, inputs, training=None, mask=None, **context):
         model = self._model
+        if any(configuration(layer) != known for layer, known in self._configurations.items()):
+            self.__init__(model)
         if mask is not None or any(value is not None for value in context.values()) or must_run_as_stock():
             return type(model).call(model, inputs, training=training, mask=mask, **context)
         values = [None] * len(self._slots)
@@ -113,6 +118,7 @@ class Program:
         if kernel is None:
             self._add_stock(node)
             return
+        self._configurations[node.operation] = configuration(node.operation)
         native = not kernel.stock_layout
         sources = [self._slot(tensor, native) for tensor in tensors]
         overwrites = kernel.overwriting and sources[0] in self._overwritable and self._uses[id(tensors[0])] == 1

@@ -48,6 +48,15 @@ def kernel_of(layer, ranks):
     return maker(layer, dtype, ranks)
 
 
+def configuration(layer):
+    """What may change on a layer and makes its kernel another one."""
+    return (
+        getattr(layer, "activation", None),
+        getattr(layer, "lora_enabled", False),
+        getattr(layer, "quantization_mode", None),
+    )
+
+
 def channels_first(image):
     """(batch, height, width, channels) as (batch, channels, height, width), a view; other ranks as they are."""
     return image.permute(0, 3, 1, 2) if image.ndim == 4 else image

@@ -1,6 +1,7 @@
 """The training step with fewer operations around the model."""
 
 import functools
+import warnings
 
 import keras
 import torch
@@ -14,7 +15,7 @@ _STOCK = keras.Model
 def use_native_step(model):
     """Gives a model whose step is stock Keras's one that computes the same with fewer operations."""
     if all(
-        getattr(type(model), name) is getattr(_STOCK, name)
+        name not in vars(model) and getattr(type(model), name) is getattr(_STOCK, name)
         for name in (
             "train_step",
             "test_step",
@@ -46,7 +47,9 @@ class Step:
         y_pred = model(x, training=True)
         loss = self._losses_of(x, y, y_pred, weight, training=True)
         variables = model.trainable_variables
-        if variables:
+        if not variables:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        else:
             scaled = model.optimizer.scale_loss(loss) if model.optimizer is not None else loss
             gradients = torch.autograd.grad(scaled, [v.value for v in variables], allow_unused=True)
             with torch.no_grad():
@@ -125,7 +128,9 @@ def _categorical_crossentropy(loss, y, y_pred):
 def _sparse_categorical_crossentropy(loss, y, y_pred):
     if y_pred.ndim != 2 or y.shape not in ((len(y_pred),), (len(y_pred), 1)):
         return loss(y, y_pred)
-    return F.cross_entropy(y_pred.float(), y.reshape(-1).long())
+    y = y.reshape(-1).long()
+    # Where a label is negative stock Keras takes 0, and counts it.
+    return F.cross_entropy(y_pred.float(), y.masked_fill(y < 0, -100), reduction="sum") / len(y)
 
 
 def _native_metrics(model, compiled):

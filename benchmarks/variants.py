@@ -159,7 +159,7 @@ def tuned_torch(source, batch_size, clock, net="elu_cnn", bfloat16=False, keep_m
             clock.tick(loss.item)
 
 
-def keras_fit(source, batch_size, clock, make_model, accelerated=False, side=32):
+def keras_fit(source, batch_size, clock, make_model, accelerated=False, make_optimizer=None, side=32):
     """`keras.Model.fit` of batches ready in memory, as it comes or accelerated."""
     import keras
     import numpy as np
@@ -181,7 +181,7 @@ def keras_fit(source, batch_size, clock, make_model, accelerated=False, side=32)
 
     model = make_model()
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
+    model.compile((make_optimizer or keras.optimizers.Adam)(2e-3), loss, metrics=["accuracy"])
     if accelerated:
         kcifar.accelerate(model)
     model.fit(Ready(), epochs=ENDLESS, callbacks=[_ticking(clock)], verbose=0)
@@ -191,6 +191,12 @@ def _kcifar_model(name, precision=None, **options):
     from kcifar import models
 
     return models.build(name, precision=precision, **options)
+
+
+def _kcifar_adam(learning_rate):
+    from kcifar import training
+
+    return training.Adam(learning_rate, l2=1e-3)  # as the hand-tuned one's
 
 
 def _application(name):
@@ -305,6 +311,7 @@ VARIANTS = {
         ("resnet18-torch-bf16", "resnet18-torch-memory-bf16"),
         make_model=partial(_kcifar_model, "resnet18", "bfloat16", stem="cifar"),
         accelerated=True,
+        make_optimizer=_kcifar_adam,
     ),
 }
 for _name in ("ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0"):

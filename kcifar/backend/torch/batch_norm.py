@@ -1,8 +1,8 @@
 """Batch normalisation in training, in native passes.
 
 PyTorch's kernel for channels_last on the CPU adds up a channel's values one by one, in float32: at a batch of 512 its
-output and gradients are off by 1e-4 of themselves. Here the rows are summed in up to 512 groups, then combined: exact to
-rounding, and as fast. On a GPU, whose kernels sum in trees, PyTorch's is used.
+output and gradients are off by 1e-4 of themselves. Here the rows are summed in up to 512 groups, then combined: exact
+to rounding, and as fast. On a GPU, whose kernels sum in trees, PyTorch's is used.
 """
 
 import functools

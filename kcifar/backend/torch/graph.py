@@ -42,11 +42,11 @@ class _LayerCall:
 
     def __init__(self, layer):
         self._layer = layer
-        self._configuration, self._kernel = configuration(layer), _kernel_by_spec(layer)
+        self._configuration = None
 
     def __call__(self, inputs, training=None, **rest):
         if configuration(self._layer) != self._configuration:
-            self.__init__(self._layer)
+            self._configuration, self._kernel = configuration(self._layer), _kernel_by_spec(self._layer)
         if self._kernel is None or must_run_as_stock() or any(value is not None for value in rest.values()):
             own = {"training": training} if self._layer._call_has_training_arg else {}
             return type(self._layer).call(self._layer, inputs, **own, **rest)
@@ -64,11 +64,17 @@ class Program:
 
     def __init__(self, model):
         self._model = model
+        self._translate(model)
+
+    def _translate(self, model):
         self._slots = {}  # of (a Keras tensor's id, whether in torch's layout)
         self._calls = []  # (function of training and the sources' values, sources, targets)
         self._overwritable = set()
         self._configurations = {}  # of the layers that have a kernel
-        self._uses = collections.Counter(id(tensor) for tensor in model._outputs)
+        self._paddings = {}  # by a padded tensor's id, where its reader pads: the tensor before and the padding
+        self._readers = collections.defaultdict(list)
+        for tensor in model._outputs:
+            self._readers[id(tensor)].append(None)
         nodes = [
             node
             for depth in sorted(model._nodes_by_depth, reverse=True)
@@ -76,7 +82,8 @@ class Program:
             if node.operation and not node.is_input
         ]
         for node in nodes:
-            self._uses.update(id(tensor) for tensor in node.input_tensors)
+            for tensor in node.input_tensors:
+                self._readers[id(tensor)].append(node)
         self._inputs = [self._new_slot(tensor, native=False) for tensor in model._inputs]
         for node in nodes:
             self._add(node)
@@ -86,7 +93,7 @@ class Program:
     def __call__(self, inputs, training=None, mask=None, **context):
         model = self._model
         if any(configuration(layer) != known for layer, known in self._configurations.items()):
-            self.__init__(model)
+            self._translate(model)
         if mask is not None or any(value is not None for value in context.values()) or must_run_as_stock():
             return type(model).call(model, inputs, training=training, mask=mask, **context)
         values = [None] * len(self._slots)
@@ -111,17 +118,20 @@ class Program:
         return self._model._standardize_inputs(inputs)
 
     def _add(self, node):
-        tensors = node.input_tensors
-        kernel = None
-        if _takes_tensors_only(node.arguments) and len(node.outputs) == 1:
-            kernel = kernel_of(node.operation, tuple(len(tensor.shape) for tensor in tensors))
+        tensors, kernel = node.input_tensors, _kernel_of_node(node)
         if kernel is None:
             self._add_stock(node)
             return
+        if kernel.padding and self._only_reader_pads(node.outputs[0]):
+            self._paddings[id(node.outputs[0])] = tensors[0], kernel.padding
+            return
+        if id(tensors[0]) in self._paddings:
+            before, padding = self._paddings[id(tensors[0])]
+            tensors, kernel = [before], kernel.padded(padding)
         self._configurations[node.operation] = configuration(node.operation)
         native = not kernel.stock_layout
         sources = [self._slot(tensor, native) for tensor in tensors]
-        overwrites = kernel.overwriting and sources[0] in self._overwritable and self._uses[id(tensors[0])] == 1
+        overwrites = kernel.overwriting and sources[0] in self._overwritable and len(self._readers[id(tensors[0])]) == 1
         target = self._new_slot(node.outputs[0], native)
         if kernel.overwritable:
             self._overwritable.add(target)
@@ -149,6 +159,11 @@ class Program:
         sources = [self._slot(tensor, native=False) for tensor in tensors]
         self._calls.append((run, sources, [self._new_slot(tensor, native=False) for tensor in node.outputs]))
 
+    def _only_reader_pads(self, tensor):
+        readers = self._readers[id(tensor)]
+        kernel = _kernel_of_node(readers[0]) if len(readers) == 1 and readers[0] is not None else None
+        return kernel is not None and kernel.padded is not None
+
     def _new_slot(self, tensor, native):
         return self._slots.setdefault((id(tensor), native and len(tensor.shape) == 4), len(self._slots))
 
@@ -168,6 +183,13 @@ class Program:
             dead.append(tuple(set(sources) - seen))
             seen.update(sources)
         return reversed(dead)
+
+
+def _kernel_of_node(node):
+    """The kernel of a graph's operation; None where it is not known, or not called in the usual way."""
+    if not _takes_tensors_only(node.arguments) or len(node.outputs) != 1:
+        return None
+    return kernel_of(node.operation, tuple(len(tensor.shape) for tensor in node.input_tensors))
 
 
 def _takes_tensors_only(arguments):

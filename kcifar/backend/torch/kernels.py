@@ -31,12 +31,16 @@ class Kernel:
         overwritable: the output is a tensor of its own which the backward pass of this layer does not read.
         overwriting: the same as `run`, in the memory of its input; None where there is no such form.
         stock_layout: images are taken and given as (batch, height, width, channels).
+        padding: (rows, columns) of zeros that it puts on each side of an image and does nothing else.
+        padded: a function of such a padding that gives this kernel with it in front; None where there is no such form.
     """
 
     run: Callable
     overwritable: bool = False
     overwriting: Callable | None = None
     stock_layout: bool = False
+    padding: tuple[int, int] | None = None
+    padded: Callable | None = None
 
 
 def kernel_of(layer, ranks):
@@ -105,21 +109,23 @@ def _separable_conv2d(layer, dtype, ranks):
     return Kernel(run, overwritable=_is_linear(layer.activation))
 
 
-def _convolution(layer, dtype, kernel, to_torch, groups):
-    convolve, activate = _convolving(layer, dtype, kernel, to_torch, groups), _fused(layer.activation)
+def _convolution(layer, dtype, kernel, to_torch, groups, padding=0):
+    convolve, activate = _convolving(layer, dtype, kernel, to_torch, groups, padding), _fused(layer.activation)
+    padded = functools.partial(_convolution, layer, dtype, kernel, to_torch, groups)
     return Kernel(
         lambda training, x: activate(convolve(x, _bias(layer, dtype))),
         overwritable=_is_linear(layer.activation),
+        padded=padded if layer.padding == "valid" else None,
     )
 
 
-def _convolving(layer, dtype, kernel, to_torch, groups):
+def _convolving(layer, dtype, kernel, to_torch, groups, given_padding=0):
     """A function of an image and a bias."""
     size, strides, dilation = kernel.shape[:2], tuple(layer.strides), tuple(layer.dilation_rate)
     pad = _same_padding(size, strides, dilation) if layer.padding == "same" else None
 
     def convolve(x, bias):
-        x, padding = pad(_cast(x, dtype)) if pad else (_cast(x, dtype), 0)
+        x, padding = pad(_cast(x, dtype)) if pad else (_cast(x, dtype), given_padding)
         return F.conv2d(x, to_torch(kernel._value).to(dtype), bias, strides, padding, dilation, groups)
 
     return convolve
@@ -229,7 +235,11 @@ def _global_max_pooling2d(layer, dtype, ranks):
 
 def _zero_padding2d(layer, dtype, ranks):
     (top, bottom), (left, right) = layer.padding
-    return Kernel(lambda training, x: F.pad(_cast(x, dtype), (left, right, top, bottom)), overwritable=True)
+    return Kernel(
+        lambda training, x: F.pad(_cast(x, dtype), (left, right, top, bottom)),
+        overwritable=True,
+        padding=(top, left) if top == bottom and left == right else None,
+    )
 
 
 def _flatten(layer, dtype, ranks):

@@ -131,8 +131,8 @@ def arrays_of(shapes, batch=4, dtype=np.float32):
     return arrays if len(arrays) > 1 else arrays[0]
 
 
-def conv(filters=4, size=3, **arguments):
-    return layers.Conv2D(filters, size, padding="same", **arguments)
+def conv(filters=4, size=3, padding="same", **arguments):
+    return layers.Conv2D(filters, size, padding=padding, **arguments)
 
 
 def image_model(graph, shape=ODD, **arguments):

@@ -42,7 +42,7 @@ class SGD(keras.optimizers.Optimizer):
         self._velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else None
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        slots = _slots(self, variables, self._velocities) if self.momentum else []
+        slots = [self._velocities] if self.momentum else []
         if not backend.update_sgd(self, gradients, variables, slots, learning_rate):
             super()._backend_update_step(gradients, variables, learning_rate)
 
@@ -94,8 +94,7 @@ class Adam(keras.optimizers.Optimizer):
         self._means, self._squares = self.add_optimizer_variables(variables, ["mean", "square"])
 
     def _backend_update_step(self, gradients, variables, learning_rate):
-        slots = _slots(self, variables, self._means, self._squares)
-        if not backend.update_adam(self, gradients, variables, slots, learning_rate):
+        if not backend.update_adam(self, gradients, variables, [self._means, self._squares], learning_rate):
             super()._backend_update_step(gradients, variables, learning_rate)
 
     def update_step(self, gradient, variable, learning_rate):
@@ -114,12 +113,6 @@ class Adam(keras.optimizers.Optimizer):
     def get_config(self):
         own = {"l2": self.l2, "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         return {**super().get_config(), **own}
-
-
-def _slots(optimizer, variables, *kinds):
-    """For each kind of slot those of the variables, in their order."""
-    places = [optimizer._get_variable_index(variable) for variable in variables]
-    return [[slots[place] for place in places] for slots in kinds]
 
 
 def _coupled(gradient, variable, learning_rate, l2):

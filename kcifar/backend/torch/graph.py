@@ -60,6 +60,9 @@ class Program:
 
     Images stay in torch's layout from one kernel to the next. An operation without a kernel runs as stock Keras runs
     it, and sees them in Keras's. A value is dropped after its last use.
+
+    Attributes:
+        is_native: every operation has a kernel.
     """
 
     def __init__(self, model):
@@ -67,6 +70,7 @@ class Program:
         self._translate(model)
 
     def _translate(self, model):
+        self.is_native = True
         self._slots = {}  # of (a Keras tensor's id, whether in torch's layout)
         self._calls = []  # (function of training and the sources' values, sources, targets)
         self._overwritable = set()
@@ -128,7 +132,8 @@ class Program:
         if id(tensors[0]) in self._paddings:
             before, padding = self._paddings[id(tensors[0])]
             tensors, kernel = [before], kernel.padded(padding)
-        self._configurations[node.operation] = configuration(node.operation)
+        if hasattr(node.operation, "activation"):  # no other layer's can change
+            self._configurations[node.operation] = configuration(node.operation)
         native = not kernel.stock_layout
         sources = [self._slot(tensor, native) for tensor in tensors]
         overwrites = kernel.overwriting and sources[0] in self._overwritable and len(self._readers[id(tensors[0])]) == 1
@@ -145,6 +150,7 @@ class Program:
             )
 
     def _add_stock(self, node):
+        self.is_native = False
         if isinstance(node.operation, keras.Layer):
             use_native_kernels(node.operation)
         tensors = node.input_tensors

@@ -325,11 +325,14 @@ def _normalization(layer, dtype, ranks):
     if ranks != (4,) or layer.invert or layer.mean is None or tuple(layer.mean.shape[:3]) != (1, 1, 1):
         return None
 
+    @functools.lru_cache(maxsize=1)
+    def constants(mean, variance):  # looked up again where the layer has other ones
+        mean, variance = (channels_first(ops.convert_to_tensor(v, layer.compute_dtype)) for v in (mean, variance))
+        return mean, variance.sqrt().clamp_min(keras.config.epsilon())
+
     def run(training, x):
-        mean, variance = (
-            channels_first(ops.convert_to_tensor(v, layer.compute_dtype)) for v in (layer.mean, layer.variance)
-        )
-        return (_cast(x, dtype) - mean).div_(variance.sqrt().clamp_min(keras.config.epsilon()))
+        mean, deviation = constants(layer.mean, layer.variance)
+        return (_cast(x, dtype) - mean).div_(deviation)
 
     return Kernel(run)
 
@@ -369,6 +372,28 @@ def _stock(layer, dtype, ranks):
     return Kernel(lambda training, x: layer.call(_cast(x, dtype)), stock_layout=True)
 
 
+def _dropout(layer, dtype, ranks):
+    """With a seed the mask is stock Keras's to the bit: Bernoulli from a generator seeded by seed + counter."""
+    if layer.noise_shape is not None or layer.seed is None:
+        return _stock(layer, dtype, ranks)
+
+    def run(training, x):
+        x = _cast(x, dtype)
+        if not training or layer.rate == 0:
+            return x
+        if layer.rate == 1 or x.device.type != "cpu":
+            return layer.call(x, training=True)
+        state = layer.seed_generator.state._value
+        seed = sum(state.tolist()) & 0xFFFFFFFF
+        state.data[1] += 1
+        keep = 1.0 - layer.rate
+        generator = torch.Generator().manual_seed(seed)
+        mask = torch.bernoulli(torch.full(x.shape, keep), generator=generator)
+        return x / keep * mask.to(dtype)
+
+    return Kernel(run, stock_layout=True)
+
+
 _MAKERS = {
     layers.Conv2D: _conv2d,
     layers.DepthwiseConv2D: _depthwise_conv2d,
@@ -389,7 +414,7 @@ _MAKERS = {
     layers.Add: _merging(_add),
     layers.Multiply: _merging(_multiply),
     layers.Concatenate: _concatenate,
-    layers.Dropout: _stock,
+    layers.Dropout: _dropout,
     layers.Reshape: _stock,
     layers.Rescaling: _stock,
 }

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from keras import losses, metrics, ops, tree
 from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
 
+from kcifar.backend.torch.graph import Program
+
 _STOCK = keras.Model
 
 
@@ -44,23 +46,29 @@ class Step:
     def train(self, data):
         model = self._model
         x, y, weight = unpack_x_y_sample_weight(data)
-        y_pred = model(x, training=True)
+        y_pred = self._predicted(x, training=True)
         loss = self._losses_of(x, y, y_pred, weight, training=True)
         variables = model.trainable_variables
         if not variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         else:
             scaled = model.optimizer.scale_loss(loss) if model.optimizer is not None else loss
-            gradients = torch.autograd.grad(scaled, [v.value for v in variables], allow_unused=True)
+            gradients = torch.autograd.grad(scaled, [variable._value for variable in variables], allow_unused=True)
             with torch.no_grad():
                 model.optimizer.apply(list(gradients), variables)
         return self._figures(x, y, y_pred, weight)
 
     def test(self, data):
         x, y, weight = unpack_x_y_sample_weight(data)
-        y_pred = self._model(x, training=False)
+        y_pred = self._predicted(x, training=False)
         self._losses_of(x, y, y_pred, weight, training=False)
         return self._figures(x, y, y_pred, weight)
+
+    def _predicted(self, x, training):
+        call = self._model.call
+        if isinstance(call, Program) and call.is_native:
+            return call(x, training=training)  # no layer in it needs what Keras does around a call
+        return self._model(x, training=training)
 
     def _losses_of(self, x, y, y_pred, weight, training):
         """The loss, noted in the model's mean of it."""
@@ -79,8 +87,7 @@ class Step:
         if native is None or weight is not None or not torch.is_tensor(y_pred):
             return model.compute_metrics(x, y, y_pred, sample_weight=weight)
         with torch.no_grad():
-            native(ops.convert_to_tensor(y), y_pred)
-        return model.get_metrics_result()
+            return native(ops.convert_to_tensor(y), y_pred)
 
 
 class _ForObject:
@@ -91,9 +98,9 @@ class _ForObject:
         self._key = None
 
     def __call__(self, model, compiled):
-        key = compiled, compiled is not None and compiled.built
-        if self._key != key:
-            self._key, self._result = key, self._function(model, compiled)
+        built = compiled is not None and compiled.built
+        if self._key is None or self._key[0] is not compiled or self._key[1] != built:
+            self._key, self._result = (compiled, built), self._function(model, compiled)
         return self._result
 
 
@@ -134,13 +141,18 @@ def _sparse_categorical_crossentropy(loss, y, y_pred):
 
 
 def _native_metrics(model, compiled):
-    """A function of one batch of labels and predictions that updates every metric; None where one is not known."""
-    if compiled is None:
-        return lambda y, y_pred: None
-    if not compiled.built or any(compiled._flat_weighted_metrics):
-        return None
-    known = [metric for of_output in compiled._flat_metrics if of_output for metric in of_output.metrics]
-    if len(compiled._flat_metrics) != 1 or not all(type(metric) in _CORRECT for metric in known):
+    """A function of one batch of labels and predictions that updates all metrics and gives their means so far, by name.
+
+    None where a metric is not known.
+    """
+    known = []
+    if compiled is not None:
+        if not compiled.built or any(compiled._flat_weighted_metrics) or len(compiled._flat_metrics) != 1:
+            return None
+        known = [metric for of_output in compiled._flat_metrics if of_output for metric in of_output.metrics]
+    means = {metric.name: metric for metric in (model._loss_tracker, *known)}
+    others = [metric for metric in model.metrics if metric is not model._loss_tracker and metric is not compiled]
+    if others or len(means) != 1 + len(known) or not all(type(metric) in _CORRECT for metric in known):
         return None
 
     def update(y, y_pred):
@@ -150,6 +162,7 @@ def _native_metrics(model, compiled):
                 metric.update_state(y, y_pred)
             else:
                 _accumulate(metric, correct.sum(), correct.numel())
+        return {name: mean.total.value / mean.count.value for name, mean in means.items()}
 
     return update
 

@@ -1,7 +1,14 @@
 """Optimizer updates of all variables in one native call, with PyTorch's semantics."""
 
+import collections
+import weakref
+
 import torch
 from keras import ops
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+_Prepared = collections.namedtuple("_Prepared", "key parameters strides slots alike")
+_PREPARED = weakref.WeakKeyDictionary()  # by optimizer
 
 
 @torch.no_grad()
@@ -9,15 +16,16 @@ def update_adam(optimizer, gradients, variables, slots, learning_rate):
     """One step of `kcifar.training.Adam`; False, with nothing done, where the variables are of several kinds.
 
     Args:
-        slots: the means of all variables, then their mean squares.
+        slots: the optimizer's lists of means and of mean squares, of all its variables.
     """
-    if not _are_alike(variables, gradients):
+    prepared = _prepared(optimizer, variables, slots)
+    if prepared is None:
         return False
-    parameters, gradients, (means, squares) = _laid_out_alike(variables, gradients, slots)
+    parameters, (means, squares) = prepared
     count = (optimizer.iterations.value + 1).float()
     torch._fused_adam_(
         parameters,
-        gradients,
+        _like(parameters, gradients),
         means,
         squares,
         [],
@@ -38,14 +46,15 @@ def update_sgd(optimizer, gradients, variables, slots, learning_rate):
     """One step of `kcifar.training.SGD`; False, with nothing done, where the variables are of several kinds.
 
     Args:
-        slots: the velocities of all variables; none without momentum.
+        slots: the optimizer's list of velocities, of all its variables; none without momentum.
     """
-    if not _are_alike(variables, gradients):
+    prepared = _prepared(optimizer, variables, slots)
+    if prepared is None:
         return False
-    parameters, gradients, velocities = _laid_out_alike(variables, gradients, slots)
+    parameters, velocities = prepared
     torch._fused_sgd_(
         parameters,
-        gradients,
+        _like(parameters, gradients),
         *(velocities or [[]]),
         weight_decay=optimizer.l2,
         momentum=optimizer.momentum,
@@ -58,21 +67,41 @@ def update_sgd(optimizer, gradients, variables, slots, learning_rate):
     return True
 
 
-def _are_alike(variables, gradients):
-    kinds = {(tensor.dtype, tensor.device) for tensor in (*(variable.value for variable in variables), *gradients)}
-    return len(kinds) == 1
+def _prepared(optimizer, variables, slots):
+    """The tensors of the variables and of each kind of slot, laid out alike in memory, as the native calls take them.
+
+    None where the variables are of several kinds, or stand for other values. Looked up once for the same variables.
+    """
+    if in_stateless_scope():
+        return None
+    key = tuple(map(id, variables))
+    known = _PREPARED.get(optimizer)
+    if known is None or known.key != key or known.strides != _strides(known.parameters):
+        known = _PREPARED[optimizer] = _prepare(optimizer, key, variables, slots)
+    return (known.parameters, known.slots) if known.alike else None
 
 
-def _laid_out_alike(variables, gradients, slots):
-    """The tensors of variables, gradients and slots: the native calls take it that they have the same strides."""
+def _strides(tensors):
+    return [tensor.stride() for tensor in tensors]
+
+
+def _prepare(optimizer, key, variables, slots):
     parameters = [variable.value for variable in variables]
-    gradients = [_laid_out(gradient, parameter) for gradient, parameter in zip(gradients, parameters, strict=True)]
-    for slot in slots:
-        for variable, parameter in zip(slot, parameters, strict=True):
-            variable.value.data = _laid_out(variable.value, parameter)
-    return parameters, gradients, [[variable.value for variable in slot] for slot in slots]
+    alike = len({(parameter.dtype, parameter.device) for parameter in parameters}) == 1
+    places = [optimizer._get_variable_index(variable) for variable in variables]
+    tensors = [[slot[place].value for place in places] for slot in slots]
+    for slot in tensors:
+        for tensor, parameter in zip(slot, parameters, strict=True):
+            if tensor.stride() != parameter.stride():
+                tensor.data = torch.empty_like(parameter).copy_(tensor)
+    return _Prepared(key, parameters, _strides(parameters), tensors, alike)
 
 
-def _laid_out(tensor, like):
-    """The tensor with the strides of another of its shape: itself where it has them."""
-    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
+def _like(parameters, gradients):
+    """The gradients with dtype and strides of their parameters."""
+    return [
+        gradient
+        if gradient.stride() == parameter.stride() and gradient.dtype == parameter.dtype
+        else torch.empty_like(parameter).copy_(gradient)
+        for gradient, parameter in zip(gradients, parameters, strict=True)
+    ]

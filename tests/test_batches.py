@@ -309,3 +309,37 @@ print(json.dumps(test_batches.hashes()))
     for i, (here, there) in enumerate(zip(mixed(), theirs, strict=True)):
         # Images on the scale 0–255, labels on 0–1: a sum of two products in float32.
         np.testing.assert_allclose(here, there, rtol=0, atol=1e-6 * (255 if i % 2 == 0 else 1))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_batches_prepared_ahead_are_the_same(ahead, monkeypatch):
+    monkeypatch.setattr("kcifar.backend.prepares_ahead", lambda: ahead)
+    batches, expected = Batches(noise(), 16, CROP_FLIP, seed=3), Batches(noise(), 16, CROP_FLIP, seed=3)
+    for epoch in range(2):
+        for step in (*range(len(batches)), 1, 0):
+            expected.epoch = epoch
+            for got, wanted in zip(batches[step], expected._batch(epoch, step), strict=True):
+                np.testing.assert_array_equal(ops.convert_to_numpy(got), ops.convert_to_numpy(wanted))
+        batches.on_epoch_end()
+
+
+class RunsOut:
+    """Draws nothing three times, then fails."""
+
+    left = 3
+
+    def draw(self, rng, batch_size, image_shape):
+        self.left -= 1
+        if self.left < 0:
+            raise ArithmeticError("no more")
+
+    def apply(self, images, labels, drawn):
+        return images, labels
+
+
+def test_what_fails_while_a_batch_is_prepared_ahead_is_raised(monkeypatch):
+    monkeypatch.setattr("kcifar.backend.prepares_ahead", lambda: True)
+    batches = Batches(noise(), 10, [RunsOut()])  # looks at one image
+    assert len(batches[0]) == len(batches[1]) == 2
+    with pytest.raises(ArithmeticError, match="no more"):
+        batches[2]

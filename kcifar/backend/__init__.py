@@ -11,6 +11,7 @@ _FUNCTIONS = [
     "compiled",
     "describe",
     "peak_device_bytes",
+    "prepares_ahead",
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",

@@ -1,5 +1,7 @@
 """Batches of a split for `model.fit`, transformed on the device."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 from keras import ops
@@ -48,6 +50,8 @@ class Batches(keras.utils.PyDataset):
         self._shapes = self._shapes_before_each()
         self._apply = backend.compiled(self._apply_each)
         self._order = None, None
+        self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() else None
+        self._ahead = None, None  # (epoch, step) and the batch that the thread prepares
         self._served = 0
 
     @property
@@ -60,15 +64,24 @@ class Batches(keras.utils.PyDataset):
         return self.num_batches
 
     def __getitem__(self, step):
-        chosen = self._epoch_order()[step * self.batch_size : (step + 1) * self.batch_size]
+        self._served += 1
+        if self._thread is None:
+            return self._batch(self.epoch, step)
+        (place, prepared), self._ahead = self._ahead, (None, None)
+        batch = prepared.result() if place == (self.epoch, step) else self._batch(self.epoch, step)
+        if step + 1 < len(self):
+            self._ahead = (self.epoch, step + 1), self._thread.submit(self._batch, self.epoch, step + 1)
+        return batch
+
+    def _batch(self, epoch, step):
+        chosen = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         images = ops.convert_to_tensor(self.split.images[chosen])
         labels = ops.convert_to_tensor(self._one_hot[self.split.labels[chosen]])
-        rng = chance.generator(self.seed, chance.TRANSFORMS, self.epoch, step)
+        rng = chance.generator(self.seed, chance.TRANSFORMS, epoch, step)
         drawn = [
             transform.draw(rng, len(chosen), shape)
             for transform, shape in zip(self.transforms, self._shapes, strict=True)
         ]
-        self._served += 1
         return self._apply(images, labels, drawn)
 
     def _apply_each(self, images, labels, drawn):
@@ -91,10 +104,11 @@ class Batches(keras.utils.PyDataset):
             self.epoch += 1
         self._served = 0
 
-    def _epoch_order(self):
+    def _epoch_order(self, epoch):
         if not self.shuffle:
             return np.arange(len(self.split))
-        if self._order[0] != self.epoch:
-            rng = chance.generator(self.seed, chance.ORDER, self.epoch)
-            self._order = self.epoch, rng.permutation(len(self.split))
-        return self._order[1]
+        of_epoch, order = self._order
+        if of_epoch != epoch:
+            order = chance.generator(self.seed, chance.ORDER, epoch).permutation(len(self.split))
+            self._order = epoch, order
+        return order

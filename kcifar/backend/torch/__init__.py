@@ -1,6 +1,11 @@
 """What differs on torch."""
 
-from kcifar.backend.torch.device import describe, peak_device_bytes, use_deterministic_algorithms
+from kcifar.backend.torch.device import (
+    describe,
+    peak_device_bytes,
+    prepares_ahead,
+    use_deterministic_algorithms,
+)
 from kcifar.backend.torch.graph import use_native_kernels
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.step import use_native_step
@@ -12,6 +17,7 @@ __all__ = [
     "compiled",
     "describe",
     "peak_device_bytes",
+    "prepares_ahead",
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",

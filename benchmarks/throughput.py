@@ -37,6 +37,7 @@ variants, of report B's net at batches of 32 and 512 where no net is named:
   torch torch-bf16                   hand-tuned PyTorch, channels_last, no transforms; float32, bf16 autocast
   torch-memory torch-memory-bf16     the same, where glibc keeps freed memory as kcifar.accelerate makes it
   keras-torch keras-jax              stock keras.Model.fit, no transforms
+  keras-torch-accelerated            the same after kcifar.accelerate, with Keras's own Adam
   kcifar-torch kcifar-jax            recipes/mixup.py whole: crop, flip, MixUp, normalisation; -bf16 in bfloat16
   kcifar-torch-plain kcifar-jax-plain  the same with transforms=[]; -bf16 in bfloat16
   resnet18-...                       ResNet-18 with the CIFAR stem at a batch of 128

@@ -296,6 +296,11 @@ VARIANTS = {
     "torch-memory": Variant(partial(tuned_torch, keep_memory=True), versus=("torch",)),
     "torch-memory-bf16": Variant(partial(tuned_torch, bfloat16=True, keep_memory=True), versus=("torch-bf16",)),
     "keras-torch": Variant(partial(keras_fit, make_model=partial(_kcifar_model, "elu_cnn")), "torch"),
+    "keras-torch-accelerated": Variant(
+        partial(keras_fit, make_model=partial(_kcifar_model, "elu_cnn"), accelerated=True),
+        "torch",
+        ("torch", "keras-torch"),
+    ),
     "keras-jax": Variant(partial(keras_fit, make_model=partial(_kcifar_model, "elu_cnn")), "jax"),
     "kcifar-torch": _kcifar("torch", ("report", "keras-torch")),
     "kcifar-torch-bf16": _kcifar("torch", ("report", "keras-torch"), _BFLOAT16),

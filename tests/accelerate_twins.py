@@ -261,7 +261,18 @@ RATE = 1e-3
 
 
 def net(dropout=0.0):
-    return filled(build("elu_cnn", dropout=dropout))
+    """Report B's net with mean instead of maximum pooling.
+
+    Where two values of a window tie, the last bit decides which one gets the gradient: with maximum pooling the stock
+    net's weights after three steps differ by 4e-5 of their own from those with the batch in another order.
+    """
+
+    def smooth(layer):
+        if isinstance(layer, keras.layers.MaxPooling2D):
+            return keras.layers.AveragePooling2D(2, name=layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    return filled(keras.models.clone_model(build("elu_cnn", dropout=dropout), clone_function=smooth))
 
 
 def crossentropy(**arguments):
@@ -273,9 +284,10 @@ def sgd(**arguments):
 
 
 def assert_same_logs(fast, stock, tolerance=TOLERANCE):
+    """A loss is a difference of logits near 10, which carry roundings of 1e-6 however small it is."""
     assert fast.keys() == stock.keys()
     for key, value in stock.items():
-        assert np.allclose(fast[key], value, rtol=tolerance, atol=1e-7), f"{key}: {fast[key]}, expected {value}"
+        assert np.allclose(fast[key], value, rtol=tolerance, atol=1e-6), f"{key}: {fast[key]}, expected {value}"
 
 
 def assert_same_weights(fast, stock):

@@ -248,6 +248,8 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("optimizer=Adam()", "'learning_rate' is missing"),
         ("schedule=CyclicLR(base=2,maximum=1,step_size_up=3)", "0 ≤ base ≤ maximum"),
         ("model.depth=3", "unknown key"),
+        ("model=elu_cnn(seed=3)", "follows from the recipe"),
+        ("precision=float16", "'float32' or 'bfloat16'"),
         ("std=(0.0,0.1,0.1)", "positive"),
         ("mean=none", "both"),
         ("seed=-1", "2**64"),
@@ -395,3 +397,16 @@ def test_a_run_goes_on_when_the_reader_of_its_output_is_gone(small, tmp_path):
 
 def test_what_is_no_python_file_is_no_recipe(small, capsys):
     assert "expected a Python file" in complaint(capsys, train, small)
+
+
+def test_a_run_in_bfloat16(small, tmp_path, capsys):
+    """It says so, learns as much, and its file computes in bfloat16 in plain Keras too."""
+    assert train([str(RECIPES / "mixup.py"), "epochs=2", "precision=bfloat16", "--data", str(small), "--dry-run"]) == 0
+    assert "bfloat16" in capsys.readouterr().out
+    out = tmp_path / "run"
+    command = [str(RECIPES / "mixup.py"), "epochs=2", "precision=bfloat16", "--data", str(small), "--out", str(out)]
+    assert train(command) == 0
+    model = keras.saving.load_model(out / "best.keras", compile=False)
+    assert model.get_layer("conv2").compute_dtype == "bfloat16"
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert json.loads((out / "recipe.json").read_text())["precision"] == "bfloat16"

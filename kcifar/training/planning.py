@@ -6,6 +6,7 @@ import keras
 
 from kcifar import backend, data, models
 from kcifar.data import Batches
+from kcifar.errors import InputError
 from kcifar.recipe import Recipe
 from kcifar.training import components
 
@@ -91,6 +92,11 @@ def plan(recipe):
     batches = Batches(dataset.train, recipe.batch_size, transforms, recipe.seed, drop_last=recipe.drop_last)
     shape = tuple(batches[0][0].shape[1:])
 
+    for name in ("classes", "input_shape", "mean", "std", "seed", "precision"):
+        if name in recipe.model.arguments:
+            raise InputError(
+                f"model is {recipe.model}: '{name}' follows from the recipe and the data, not from the model"
+            )
     keras.utils.set_random_seed(recipe.seed % 2**32)
     model = models.build(
         recipe.model.name,

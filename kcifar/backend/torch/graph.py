@@ -9,7 +9,8 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.torch.core import get_device
 from keras.src.models.functional import Functional, operation_fn, unpack_singleton
 
-from kcifar.backend.torch.kernels import channels_first, channels_last, configuration, kernel_of
+from kcifar.backend.torch.kernel import channels_first, channels_last
+from kcifar.backend.torch.kernels import configuration, kernel_of
 
 
 def use_native_kernels(layer):

@@ -1,0 +1,114 @@
+"""Kernels that move a window over an image: convolutions, pooling, and padding.
+
+A function named after a layer makes its kernel from the layer, the torch dtype that it computes in, and the ranks of
+its inputs.
+"""
+
+import functools
+
+import torch.nn.functional as F
+
+from kcifar.backend.torch.activation import fused, is_linear
+from kcifar.backend.torch.kernel import Kernel, bias_of, cast
+
+
+def conv2d(layer, dtype, ranks):
+    return _convolution(layer, dtype, layer._kernel, _oihw, layer.groups)
+
+
+def depthwise_conv2d(layer, dtype, ranks):
+    channels = layer.kernel.shape[2]
+    return _convolution(layer, dtype, layer.kernel, _depthwise, channels)
+
+
+def separable_conv2d(layer, dtype, ranks):
+    depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
+    spread, activate = _convolving(layer, dtype, depthwise, _depthwise, depthwise.shape[2]), fused(layer.activation)
+
+    def run(training, x):
+        return activate(F.conv2d(spread(x, None), _oihw(pointwise._value).to(dtype), bias_of(layer, dtype)))
+
+    return Kernel(run, overwritable=is_linear(layer.activation))
+
+
+def _convolution(layer, dtype, kernel, to_torch, groups, padding=0):
+    convolve, activate = _convolving(layer, dtype, kernel, to_torch, groups, padding), fused(layer.activation)
+    padded = functools.partial(_convolution, layer, dtype, kernel, to_torch, groups)
+    return Kernel(
+        lambda training, x: activate(convolve(x, bias_of(layer, dtype))),
+        overwritable=is_linear(layer.activation),
+        padded=padded if layer.padding == "valid" else None,
+    )
+
+
+def _convolving(layer, dtype, kernel, to_torch, groups, given_padding=0):
+    """A function of an image and a bias."""
+    size, strides, dilation = kernel.shape[:2], tuple(layer.strides), tuple(layer.dilation_rate)
+    pad = _same_padding(size, strides, dilation) if layer.padding == "same" else None
+
+    def convolve(x, bias):
+        x, padding = pad(cast(x, dtype)) if pad else (cast(x, dtype), given_padding)
+        return F.conv2d(x, to_torch(kernel._value).to(dtype), bias, strides, padding, dilation, groups)
+
+    return convolve
+
+
+def _oihw(kernel):
+    return kernel.permute(3, 2, 0, 1)
+
+
+def _depthwise(kernel):
+    return kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1)
+
+
+def _same_padding(size, strides, dilation=(1, 1), mode="constant"):
+    """A function of an image: padded where the two sides differ, and the padding that is left to torch."""
+
+    @functools.cache
+    def amounts(height, width):
+        return tuple(
+            _split(side, k, s, d) for side, k, s, d in zip((height, width), size, strides, dilation, strict=True)
+        )
+
+    def pad(x):
+        (top, bottom), (left, right) = amounts(*x.shape[2:])
+        if top == bottom and left == right:
+            return x, (top, left)
+        return F.pad(x, (left, right, top, bottom), mode), 0
+
+    return pad
+
+
+def _split(side, size, stride, dilation):
+    """The pixels before and behind, as in TensorFlow: the odd one goes behind."""
+    reach = (size - 1) * dilation + 1
+    total = reach - 1 if stride == 1 else max(0, (-(-side // stride) - 1) * stride + reach - side)
+    return total // 2, total - total // 2
+
+
+def max_pooling2d(layer, dtype, ranks):
+    return _pooling(layer, dtype, F.max_pool2d)
+
+
+def average_pooling2d(layer, dtype, ranks):
+    return _pooling(layer, dtype, functools.partial(F.avg_pool2d, count_include_pad=False))
+
+
+def _pooling(layer, dtype, pool):
+    size, strides = tuple(layer.pool_size), tuple(layer.strides)
+    pad = _same_padding(size, strides, mode="replicate") if layer.padding == "same" else None
+
+    def run(training, x):
+        x, padding = pad(cast(x, dtype)) if pad else (cast(x, dtype), 0)
+        return pool(x, size, strides, padding)
+
+    return Kernel(run)
+
+
+def zero_padding2d(layer, dtype, ranks):
+    (top, bottom), (left, right) = layer.padding
+    return Kernel(
+        lambda training, x: F.pad(cast(x, dtype), (left, right, top, bottom)),
+        overwritable=True,
+        padding=(top, left) if top == bottom and left == right else None,
+    )

@@ -55,11 +55,9 @@ class Child:
     """
 
     def __init__(self, variant, source, batch_size):
-        backend = VARIANTS[variant].backend
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-        if backend:
-            environment["KERAS_BACKEND"] = backend
+        environment |= VARIANTS[variant].environment
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in kill)
         self.process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("variants.py"), variant, source, str(batch_size)],

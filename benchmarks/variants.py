@@ -277,6 +277,16 @@ class Variant:
     versus: tuple[str, ...] = ()
     batch_sizes: tuple[int, ...] = (32, 512)  # measured by default
 
+    @property
+    def environment(self):
+        """Variables of the process: on JAX, `python -m kcifar.train` asks glibc for huge pages."""
+        if self.backend is None:
+            return {}
+        from kcifar.commands import HUGE_PAGES
+
+        huge_pages = HUGE_PAGES if self.backend == "jax" and self.train.func is kcifar_train else {}
+        return {"KERAS_BACKEND": self.backend, **huge_pages}
+
 
 _PLAIN, _BFLOAT16 = "transforms=[]", "precision=bfloat16"
 

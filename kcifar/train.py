@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from kcifar.commands import run_command
+from kcifar.commands import run_command, use_huge_pages
 from kcifar.errors import InputError
 from kcifar.output import say
 
@@ -111,5 +111,6 @@ def _result(metrics):
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what batch systems send ends like Ctrl-C
     sys.exit(main())

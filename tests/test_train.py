@@ -410,3 +410,25 @@ def test_a_run_in_bfloat16(small, tmp_path, capsys):
     assert model.get_layer("conv2").compute_dtype == "bfloat16"
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     assert json.loads((out / "recipe.json").read_text())["precision"] == "bfloat16"
+
+
+@pytest.mark.once
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is asked for huge pages")
+@pytest.mark.parametrize(
+    ("backend", "given", "expected"),
+    [
+        ("jax", None, "glibc.malloc.hugetlb=1"),
+        ("torch", None, None),
+        ("jax", "glibc.malloc.check=0", "glibc.malloc.check=0"),
+    ],
+)
+def test_jax_gets_huge_pages(tmp_path, backend, given, expected):
+    """In the process that was started, with its arguments; what the user set stays."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("import os, sys\nsys.exit(f'{os.getpid()} {os.environ.get(\"GLIBC_TUNABLES\")} {sys.argv[1:]}')")
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    environment |= {"KERAS_BACKEND": backend} | ({"GLIBC_TUNABLES": given} if given else {})
+    command = [sys.executable, "-m", "kcifar.train", recipe, "epochs=1"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    said = process.communicate()[1]
+    assert f"{process.pid} {expected} {[str(recipe), 'epochs=1']}" in said

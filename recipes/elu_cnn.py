@@ -3,6 +3,8 @@
 Source: a course report on CIFAR-10 (its figure is not stated). It leaves open step_size_up of the cycle (10 is that of
 a baseline which is commented out in it) and whether the cycle steps by batch or epoch: here by epoch.
 Command: python -m kcifar.train recipes/elu_cnn.py
+Measured: 68.2 % after 30 of the 200 epochs, 71.2 % at its best (epoch 20, chosen on the test set), on CIFAR-10 (JPEG
+copy), n = 1, torch, CPU.
 """
 
 from kcifar.recipe import Component, Recipe

@@ -3,7 +3,8 @@
 Source: a course report on CIFAR-10 (its figure is not stated). It leaves open step_size_up of the cycle (10 is that of
 a baseline which is commented out in it) and whether the cycle steps by batch or epoch: here by epoch.
 Command: python -m kcifar.train recipes/mixup.py
-Measured: see README.md (30 of the 200 epochs, CIFAR-10 JPEG copy).
+Measured: 64.6 % after 30 of the 200 epochs (sd 0.6), 69.1 % at its best (sd 0.5; chosen on the test set), on CIFAR-10
+(JPEG copy), mean of seeds 42, 0, 1, torch, CPU; with precision=bfloat16 65.8 % (sd 1.0) and 68.9 % (sd 0.5).
 """
 
 from kcifar.recipe import Component, Recipe

@@ -92,7 +92,7 @@ def test_test_set_is_read_once_unless_it_selects(small, tmp_path):
     assert str(metrics["best_epoch"]) == best["epoch"]
 
 
-def test_early_stopping_ends_a_run_and_resuming_it_trains_no_further(small, tmp_path):
+def test_early_stopping_ends_a_run_and_resuming_it_trains_no_further(small, tmp_path, capsys):
     path = tmp_path / "stopped"
     overrides = [
         "epochs=30",
@@ -103,7 +103,9 @@ def test_early_stopping_ends_a_run_and_resuming_it_trains_no_further(small, tmp_
     assert train([str(RECIPES / "mixup.py"), *overrides, "--data", str(small), "--out", str(path)]) == 0
     stopped_after = len(rows(path))
     assert stopped_after < 30
+    assert "complete" not in capsys.readouterr().out
     assert train(["--resume", str(path)]) == 0
+    assert "this run was complete" in capsys.readouterr().out
     assert len(rows(path)) == stopped_after
 
 

@@ -8,6 +8,7 @@ from kcifar.callbacks import Checkpoint
 from kcifar.callbacks.evaluate import Evaluate
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
+from kcifar.output import say
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
 from kcifar.training.evaluation import evaluate, load_model
@@ -36,7 +37,9 @@ def train(planned, run, resume=False):
 
     batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
     figures.learning_rate(run.figure("learning_rate"), planned.learning_rate_at, recipe.epochs, len(batches))
-    if batches.epoch < recipe.epochs and not checkpoint.stopped:
+    if batches.epoch >= recipe.epochs or checkpoint.stopped:
+        say("this run was complete: only its figures and metrics.json are written again")
+    else:
         try:
             model.fit(
                 batches,

@@ -8,7 +8,7 @@ ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python
 
 help:
-	@echo "make demo                               train on shapes that kcifar draws itself, about two minutes on 2 cores"
+	@echo "make demo                               train on shapes that kcifar draws itself, half a minute on 2 cores"
 	@echo "make train RECIPE=recipes/mixup.py ARGS='epochs=30 --data DIR'"
 	@echo "make test                               all tests, on torch and on JAX"
 	@echo "make lint                               formatting and static checks"

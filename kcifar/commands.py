@@ -6,8 +6,8 @@ import sys
 from kcifar.errors import InputError
 from kcifar.output import drop_output
 
-# Large tensors lie in pages of 2 MB: XLA takes its memory from the system anew in each step, page by page, which makes
-# JAX on a CPU 1.2 to 1.3 times as slow (benchmarks/). glibc reads this only when a process starts.
+# Lets large tensors lie in pages of 2 MB. On a CPU, XLA takes its memory from the system anew in each step: by small
+# pages, a step of JAX takes 1.2 times as long or more (benchmarks/). glibc reads this only when a process starts.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 

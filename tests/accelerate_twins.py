@@ -283,11 +283,11 @@ def sgd(**arguments):
     return keras.optimizers.SGD(RATE, momentum=0.9, **arguments)
 
 
-def assert_same_logs(fast, stock, tolerance=TOLERANCE):
+def assert_same_logs(fast, stock):
     """A loss is a difference of logits near 10, which carry roundings of 1e-6 however small it is."""
     assert fast.keys() == stock.keys()
     for key, value in stock.items():
-        assert np.allclose(fast[key], value, rtol=tolerance, atol=1e-6), f"{key}: {fast[key]}, expected {value}"
+        assert np.allclose(fast[key], value, rtol=TOLERANCE, atol=1e-6), f"{key}: {fast[key]}, expected {value}"
 
 
 def assert_same_weights(fast, stock):

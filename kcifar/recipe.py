@@ -52,7 +52,9 @@ class Recipe:
     drop_last: bool
     loss: Component
     optimizer: Component
-    schedule: Component | None
+    sharpness_aware: Component | None  # SAM or ASAM around the optimizer
+    schedule: Component | None  # of the learning rate; None for a constant one
+    weight_ema: Component | None  # average of the weights that is evaluated and saved
     epochs: int
     early_stopping: Component | None
     select_on: str  # where the best epoch is chosen: "validation", "test", or "last" for the last epoch, unchosen

@@ -19,8 +19,12 @@ recipe = Recipe(
     batch_size=4,
     drop_last=False,
     loss=Component("CategoricalCrossentropy", label_smoothing=0.0),
-    optimizer=Component("SGD", learning_rate=0.001, momentum=0.9, nesterov=False, l2=0.0),
+    optimizer=Component(
+        "SGD", learning_rate=0.001, momentum=0.9, nesterov=False, l2=0.0, l2_kernels_only=False, global_clipnorm=None
+    ),
+    sharpness_aware=None,
     schedule=None,
+    weight_ema=None,
     epochs=10,
     early_stopping=None,
     select_on="last",

@@ -8,13 +8,18 @@ from kcifar.errors import InputError
 
 _FUNCTIONS = [
     "accelerate",
+    "blended",
     "compiled",
     "describe",
+    "gradients",
+    "known_values",
     "peak_device_bytes",
     "prepares_ahead",
+    "train_step",
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",
+    "values_between_steps",
 ]
 __all__ = [*_FUNCTIONS, "name"]
 

@@ -3,6 +3,8 @@
 import os
 
 import jax
+import keras
+import numpy as np
 
 
 def compiled(function):
@@ -32,16 +34,80 @@ def prepares_ahead():
     return True
 
 
+def gradients(function, variables, others):
+    """What a function of no arguments computes, and the gradients of its first result.
+
+    Args:
+        function: gives (scalar, anything); called once. May read and assign Keras variables.
+        variables: the `keras.Variable`s that the scalar is differentiated by; the function leaves them as they are.
+        others: all other variables that the function reads or assigns.
+
+    Returns:
+        (anything, a gradient or None for each variable).
+    """
+
+    def of(values, other_values):
+        mapping = zip([*variables, *others], [*values, *other_values], strict=True)
+        with keras.StatelessScope(collect_losses=True, state_mapping=mapping) as scope:
+            scalar, result = function()
+        return scalar, (result, [scope.get_current_value(variable) for variable in others])
+
+    values, other_values = ([variable.value for variable in group] for group in (variables, others))
+    found, (result, changed) = jax.grad(of, has_aux=True)(values, other_values)
+    for variable, value in zip(others, changed, strict=True):
+        variable.assign(value)
+    return result, found
+
+
+def train_step(model, gradients_and_figures, state, data):
+    """`train_step` of a model: (figures, the state after it).
+
+    Args:
+        model: a compiled `keras.Model`.
+        gradients_and_figures: of a batch; reads and assigns the model's variables, as on torch.
+        state, data: what Keras gives to `train_step`.
+    """
+    weights, optimizer = model.trainable_variables, model.optimizer
+    groups = weights, model.non_trainable_variables, optimizer.variables, model.metrics_variables
+    mapping = [pair for group in zip(groups, state, strict=True) for pair in zip(*group, strict=True)]
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        found, figures = gradients_and_figures(data)
+    values, others, slots, metrics = ([scope.get_current_value(variable) for variable in group] for group in groups)
+    values, slots = optimizer.stateless_apply(slots, found, values)
+    return figures, (values, others, slots, metrics)
+
+
+def known_values(tensor):
+    """A tensor's values as a NumPy array; None where it has none yet, because a step is only being compiled."""
+    return None if isinstance(tensor, jax.core.Tracer) else np.asarray(tensor, np.float32)
+
+
+def values_between_steps(model):
+    """The values of the model's trainable variables, then of the others, while it trains but in no step: arrays.
+
+    Keras keeps them out of the variables until somebody asks for these, which takes as long as some steps.
+    """
+    if model._jax_state_synced:
+        return [variable.value for variable in model.trainable_variables + model.non_trainable_variables]
+    return [*model._jax_state["trainable_variables"], *model._jax_state["non_trainable_variables"]]
+
+
+@jax.jit
+def blended(averages, values, share):
+    """(1 − share)·average + share·value of each."""
+    return [average + share * (value - average) for average, value in zip(averages, values, strict=True)]
+
+
 def accelerate(model):
     """The model as it is: XLA compiles the whole step of a stock Keras model."""
     return model
 
 
-def update_adam(optimizer, gradients, variables, slots, learning_rate):
+def update_adam(optimizer, gradients, variables, slots, learning_rate, l2):
     """False: XLA fuses the updates of all variables by itself."""
     return False
 
 
-def update_sgd(optimizer, gradients, variables, slots, learning_rate):
+def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2):
     """False: XLA fuses the updates of all variables by itself."""
     return False

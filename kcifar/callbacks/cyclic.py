@@ -63,9 +63,10 @@ class CyclicLR(keras.callbacks.Callback):
         scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": self.gamma**step}[self.mode]
         return self.base + (self.maximum - self.base) * height * scale
 
-    def on_train_begin(self, logs=None):
-        batches = 1 if self.unit == "batch" else self.params["steps"]
-        self.model.optimizer.learning_rate = CyclicSchedule(
+    def schedule(self, steps_per_epoch):
+        """The learning rate as a function of the optimizer's step, for epochs of that many steps."""
+        batches = 1 if self.unit == "batch" else steps_per_epoch
+        return CyclicSchedule(
             self.base,
             self.maximum,
             self.step_size_up,
@@ -74,6 +75,9 @@ class CyclicLR(keras.callbacks.Callback):
             self.gamma,
             batches,
         )
+
+    def on_train_begin(self, logs=None):
+        self.model.optimizer.learning_rate = self.schedule(self.params["steps"])
         # A step that JAX compiled in an earlier `fit` has that one's schedule in it.
         self.model.make_train_function(force=True)
 

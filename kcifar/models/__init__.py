@@ -10,10 +10,13 @@ from keras import layers
 from kcifar.errors import InputError, nearest
 from kcifar.models.elu_cnn import elu_cnn
 from kcifar.models.initial import draw_initial_values
-from kcifar.models.resnet import resnet18
+from kcifar.models.resnet import resnet18, resnet20, resnet56
 from kcifar.models.tutorial_net import tutorial_net
+from kcifar.models.wide_resnet import wrn28_2, wrn28_10
 
-_FAMILIES = {"tutorial_net": tutorial_net, "elu_cnn": elu_cnn, "resnet18": resnet18}
+_FAMILIES = {
+    family.__name__: family for family in (tutorial_net, elu_cnn, resnet18, resnet20, resnet56, wrn28_2, wrn28_10)
+}
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
@@ -21,7 +24,7 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
     """A model by name: a functional `keras.Model` of stock layers that gives logits.
 
     Args:
-        name: `tutorial_net`, `elu_cnn` or `resnet18`.
+        name: `tutorial_net`, `elu_cnn`, `resnet18`, `resnet20`, `resnet56`, `wrn28_2` or `wrn28_10`.
         classes: number of logits.
         input_shape: (height, width, channels) of an image.
         mean, std: of each channel on the 0–1 scale: a normalisation comes first and the model takes 0–255.

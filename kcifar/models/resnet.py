@@ -1,10 +1,9 @@
 """Residual networks."""
 
-import math
-
-from keras import initializers, layers
+from keras import layers
 
 from kcifar.errors import InputError
+from kcifar.models.residual import conv, head, norm
 
 
 def resnet18(image, classes, seed, stem="imagenet"):
@@ -21,45 +20,74 @@ def resnet18(image, classes, seed, stem="imagenet"):
             stride 1 for images of 32×32.
     """
     if stem == "imagenet":
-        x = _conv(image, 64, 7, 2, "stem_conv")
-        x = layers.Activation("relu", name="stem_relu")(_norm(x, "stem_norm"))
+        x = conv(image, 64, 7, 2, "stem_conv")
+        x = layers.Activation("relu", name="stem_relu")(norm(x, "stem_norm"))
         x = layers.ZeroPadding2D(1, name="stem_pad")(x)  # after ReLU a zero never wins over what is there
         x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     elif stem == "cifar":
-        x = _conv(image, 64, 3, 1, "stem_conv")
-        x = layers.Activation("relu", name="stem_relu")(_norm(x, "stem_norm"))
+        x = conv(image, 64, 3, 1, "stem_conv")
+        x = layers.Activation("relu", name="stem_relu")(norm(x, "stem_norm"))
     else:
         raise InputError(f"resnet18(stem='{stem}'): expected 'imagenet' or 'cifar'")
     for stage, filters in enumerate((64, 128, 256, 512), start=1):
-        for block in range(2):
-            x = _basic_block(x, filters, 2 if stage > 1 and block == 0 else 1, f"layer{stage}_{block}")
-    x = layers.GlobalAveragePooling2D(name="head_pool")(x)
-    bound = initializers.RandomUniform(-1 / math.sqrt(512), 1 / math.sqrt(512))
-    return layers.Dense(classes, kernel_initializer=bound, bias_initializer=bound, dtype="float32", name="head_logits")(
-        x
-    )
+        x = _stage(x, filters, 1 if stage == 1 else 2, 2, _projected, f"layer{stage}")
+    return head(x, classes)
 
 
-def _basic_block(x, filters, stride, name):
-    """ReLU(x + F(x)), F two 3×3 convolutions with BatchNorm; x goes through a 1×1 where its shape changes."""
-    shortcut = x
+def resnet20(image, classes, seed):
+    """Logits of He et al. 2016 (arXiv 1512.03385), section 4.2, n = 3: 269,722 parameters for 10 classes.
+
+    The paper's form for CIFAR: three stages of 16, 32 and 64 filters, and shortcuts without parameters (its option A):
+    every second pixel, and zeros behind the channels. All else as in `resnet18`.
+
+    Args:
+        image: normalised images (batch, height, width, channels).
+        classes: number of logits.
+        seed: unused: the net draws nothing when it runs.
+    """
+    return _resnet_for_cifar(image, classes, 3)
+
+
+def resnet56(image, classes, seed):
+    """`resnet20` with n = 9 blocks in a stage: 853,018 parameters for 10 classes."""
+    return _resnet_for_cifar(image, classes, 9)
+
+
+def _resnet_for_cifar(image, classes, blocks):
+    x = conv(image, 16, 3, 1, "stem_conv")
+    x = layers.Activation("relu", name="stem_relu")(norm(x, "stem_norm"))
+    for stage, filters in enumerate((16, 32, 64), start=1):
+        x = _stage(x, filters, 1 if stage == 1 else 2, blocks, _subsampled, f"layer{stage}")
+    return head(x, classes)
+
+
+def _stage(x, filters, stride, blocks, shortcut, name):
+    """Basic blocks, of which the first divides the sides by `stride`."""
+    for block in range(blocks):
+        x = _basic_block(x, filters, stride if block == 0 else 1, shortcut, f"{name}_{block}")
+    return x
+
+
+def _basic_block(x, filters, stride, shortcut, name):
+    """ReLU(x + F(x)), F two 3×3 convolutions with BatchNorm; x goes through `shortcut` where its shape changes."""
+    same = x
     if stride > 1 or x.shape[-1] != filters:
-        shortcut = _norm(_conv(x, filters, 1, stride, f"{name}_shortcut_conv"), f"{name}_shortcut_norm")
-    x = _norm(_conv(x, filters, 3, stride, f"{name}_conv1"), f"{name}_norm1")
+        same = shortcut(x, filters, stride, f"{name}_shortcut")
+    x = norm(conv(x, filters, 3, stride, f"{name}_conv1"), f"{name}_norm1")
     x = layers.Activation("relu", name=f"{name}_relu1")(x)
-    x = _norm(_conv(x, filters, 3, 1, f"{name}_conv2"), f"{name}_norm2")
-    x = layers.Add(name=f"{name}_add")([x, shortcut])
+    x = norm(conv(x, filters, 3, 1, f"{name}_conv2"), f"{name}_norm2")
+    x = layers.Add(name=f"{name}_add")([x, same])
     return layers.Activation("relu", name=f"{name}_relu2")(x)
 
 
-def _conv(x, filters, size, stride, name):
-    """A convolution without bias, padded by size // 2 on all sides."""
-    if size > 1 and stride > 1:  # Keras's own "same" would pad more behind
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    he_normal = initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-    padding = "same" if stride == 1 else "valid"
-    return layers.Conv2D(filters, size, stride, padding, use_bias=False, kernel_initializer=he_normal, name=name)(x)
+def _projected(x, filters, stride, name):
+    """A 1×1 convolution: the paper's option B."""
+    return norm(conv(x, filters, 1, stride, f"{name}_conv"), f"{name}_norm")
 
 
-def _norm(x, name):
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+def _subsampled(x, filters, stride, name):
+    """Every `stride`-th pixel, and zeros behind the channels: option A."""
+    x = layers.AveragePooling2D(1, stride, name=f"{name}_pool")(x)
+    behind = ((0, 0), (0, filters - x.shape[-1]))
+    # Read as (batch, channels, rows, columns), an image's columns are its channels.
+    return layers.ZeroPadding2D(behind, data_format="channels_first", name=f"{name}_pad")(x)

@@ -11,13 +11,13 @@ _COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}
 _MOST_POINTS = 20_000
 
 
-def learning_rate(path, learning_rate_at, epochs, steps_per_epoch):
-    """The learning rate of every optimizer step against the epoch. `learning_rate_at`: step -> float."""
+def learning_rate(path, learning_rates, epochs, steps_per_epoch):
+    """The learning rate of every optimizer step against the epoch. `learning_rates`: steps -> array."""
     steps = np.arange(epochs * steps_per_epoch)
     if len(steps) > _MOST_POINTS:
         steps = np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).astype(int))
     figure, axes = _axes("epoch", "learning rate")
-    axes.plot(steps / steps_per_epoch, [learning_rate_at(int(step)) for step in steps], color="#0072b2", linewidth=1.2)
+    axes.plot(steps / steps_per_epoch, learning_rates(steps), color="#0072b2", linewidth=1.2)
     axes.set_ylim(bottom=0)
     axes.set_title("Learning rate")
     _save(figure, path)

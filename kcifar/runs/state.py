@@ -25,12 +25,19 @@ def save_state(path, model, record):
     Args:
         path: of an `.npz` file.
         model: a compiled model with a built optimizer.
-        record: what else is to be kept, as JSON can hold it.
+        record: what else is to be kept, as JSON can hold it, and NumPy arrays anywhere in it.
     """
     arrays = {key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}
-    text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    inside = {}
+
+    def apart(array):
+        key = f"record_{len(inside)}"
+        inside[key] = array
+        return {"array": key}
+
+    text = np.frombuffer(json.dumps(record, default=apart).encode(), np.uint8)
     with replacing(path) as temporary:
-        np.savez(temporary, record=text, **arrays)
+        np.savez(temporary, record=text, **arrays, **inside)
 
 
 def load_state(path, model):
@@ -42,8 +49,10 @@ def load_state(path, model):
     model.optimizer.build(model.trainable_variables)
     variables = _variables(model)
     with _opened(path) as arrays:
-        saved = {key: arrays[key] for key in arrays.files if key != "record"}
-        record = json.loads(arrays["record"].tobytes())
+        saved = {key: arrays[key] for key in arrays.files if not key.startswith("record")}
+        record = json.loads(
+            arrays["record"].tobytes(), object_hook=lambda found: arrays[found["array"]] if "array" in found else found
+        )
     # A schedule takes the place of the learning rate's variable when training begins.
     unmatched = (set(variables) ^ set(saved)) - {"learning_rate"}
     reshaped = [key for key in set(variables) & set(saved) if tuple(variables[key].shape) != saved[key].shape]

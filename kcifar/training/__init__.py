@@ -1,8 +1,19 @@
-"""Optimizers with PyTorch's semantics, and training from a recipe."""
+"""SAM, losses, optimizers and schedules with PyTorch's semantics, and training from a recipe."""
 
 import importlib
 
-_ROOMS = {"Adam": "optimizers", "SGD": "optimizers", "train": "fit", "plan": "planning"}
+_ROOMS = {
+    "Adam": "optimizers",
+    "AsymmetricLoss": "losses",
+    "OneCycle": "schedules",
+    "PiecewiseConstant": "schedules",
+    "SGD": "optimizers",
+    "SharpnessAware": "sharpness_aware",
+    "StepDecay": "schedules",
+    "WarmupCosine": "schedules",
+    "plan": "planning",
+    "train": "fit",
+}
 __all__ = list(_ROOMS)
 
 

@@ -1,16 +1,20 @@
 """From a recipe's components to the objects they name."""
 
+import functools
 import inspect
 
 import keras
 
 from kcifar import augment, callbacks
 from kcifar.errors import InputError, nearest
-from kcifar.training import optimizers
+from kcifar.training import optimizers, schedules
+from kcifar.training.losses import AsymmetricLoss
+from kcifar.training.sharpness_aware import SharpnessAware
 
 _TRANSFORMS = {name: getattr(augment, name) for name in augment.__all__}
 _OPTIMIZERS = {"Adam": optimizers.Adam, "SGD": optimizers.SGD}
-_SCHEDULES = {"CyclicLR": callbacks.CyclicLR}
+_SHARPNESS_AWARE = {"SharpnessAware": SharpnessAware}
+_WEIGHT_EMA = {"WeightEMA": callbacks.WeightEMA}
 _EARLY_STOPPING = {"EarlyStopping": callbacks.EarlyStopping}
 
 
@@ -18,7 +22,50 @@ def _categorical_crossentropy(label_smoothing=0.0):
     return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
 
 
-_LOSSES = {"CategoricalCrossentropy": _categorical_crossentropy}
+def _asymmetric(gamma_pos=0.0, gamma_neg=4.0, label_smoothing=0.1):
+    return AsymmetricLoss(gamma_pos, gamma_neg, label_smoothing)
+
+
+_LOSSES = {"CategoricalCrossentropy": _categorical_crossentropy, "AsymmetricLoss": _asymmetric}
+
+
+# Schedules have their lengths in epochs here; each maker gives a function of the optimizer's learning rate, the number
+# of epochs, and the steps in one.
+
+
+@functools.wraps(callbacks.CyclicLR)
+def _cyclic(**arguments):
+    cycle = callbacks.CyclicLR(**arguments)
+    return lambda rate, epochs, steps: cycle.schedule(steps)
+
+
+def _warmup_cosine(warmup_epochs=0.0, final=0.0):
+    return lambda rate, epochs, steps: schedules.WarmupCosine(rate, epochs * steps, round(warmup_epochs * steps), final)
+
+
+def _step_decay(decay_epochs, gamma=0.1):
+    return lambda rate, epochs, steps: schedules.StepDecay(rate, round(decay_epochs * steps), gamma)
+
+
+def _piecewise(boundary_epochs, factors):
+    return lambda rate, epochs, steps: schedules.PiecewiseConstant(
+        rate, [round(epoch * steps) for epoch in boundary_epochs], factors
+    )
+
+
+def _one_cycle(up_epochs, start_divisor=25.0, final_divisor=1e4, shape="cosine"):
+    return lambda rate, epochs, steps: schedules.OneCycle(
+        rate, epochs * steps, round(up_epochs * steps), start_divisor, final_divisor, shape
+    )
+
+
+_SCHEDULES = {
+    "CyclicLR": _cyclic,
+    "WarmupCosine": _warmup_cosine,
+    "StepDecay": _step_decay,
+    "PiecewiseConstant": _piecewise,
+    "OneCycle": _one_cycle,
+}
 
 
 def transform(component):
@@ -37,8 +84,18 @@ def loss(component):
 
 
 def schedule(component):
-    """The learning-rate callback that the component names."""
+    """A function of (learning rate, epochs, steps in one) that gives the schedule that the component names."""
     return _make("schedule", _SCHEDULES, component)
+
+
+def sharpness_aware(component, model):
+    """The model in what the component names."""
+    return _make("sharpness_aware", _SHARPNESS_AWARE, component, model=model)
+
+
+def weight_ema(component):
+    """The callback that the component names."""
+    return _make("weight_ema", _WEIGHT_EMA, component)
 
 
 def early_stopping(component, monitor):

@@ -4,7 +4,7 @@ import resource
 import sys
 
 from kcifar import backend
-from kcifar.callbacks import Checkpoint
+from kcifar.callbacks import Checkpoint, StopOnNaN
 from kcifar.callbacks.evaluate import Evaluate
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
@@ -29,14 +29,14 @@ def train(planned, run, resume=False):
     recipe, model, batches = planned.recipe, planned.model, planned.batches
     images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
     log = RunLog(run.log, planned.learning_rate_at)
-    stateful = [callback for callback in (log, planned.early_stopping) if callback]
+    stateful = [callback for callback in (planned.weight_ema, log, planned.early_stopping) if callback]
     checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful)
     progress = ProgressBar(planned.learning_rate_at, images)
     evaluation = Evaluate(**planned.evaluated_splits())
-    callbacks = [planned.schedule, evaluation, log, planned.early_stopping, checkpoint, progress]
+    callbacks = [planned.weight_ema, evaluation, log, planned.early_stopping, checkpoint, StopOnNaN(), progress]
 
     batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
-    figures.learning_rate(run.figure("learning_rate"), planned.learning_rate_at, recipe.epochs, len(batches))
+    figures.learning_rate(run.figure("learning_rate"), planned.learning_rates, recipe.epochs, len(batches))
     if batches.epoch >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:

@@ -9,31 +9,79 @@ from kcifar import backend
 from kcifar.errors import InputError
 
 
+class _CoupledL2(keras.optimizers.Optimizer):
+    """An optimizer whose L2 penalty is part of the gradient: g += l2·w, before anything else is done with it."""
+
+    def __init__(self, learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs):
+        super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
+        _expect_not_negative(type(self).__name__, learning_rate=learning_rate, l2=l2)
+        if global_clipnorm is not None and not global_clipnorm > 0:
+            raise InputError(f"{type(self).__name__}(global_clipnorm={global_clipnorm}): expected above 0, or None")
+        self.l2 = l2
+        self.l2_kernels_only = l2_kernels_only
+
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        pairs = list(zip(gradients, variables, strict=True))
+        for l2 in dict.fromkeys(map(self._l2_of, variables)):
+            group = [pair for pair in pairs if self._l2_of(pair[1]) == l2]
+            if not self._update_natively(*map(list, zip(*group, strict=True)), learning_rate, l2):
+                super()._backend_update_step(*zip(*group, strict=True), learning_rate)
+
+    def _update_natively(self, gradients, variables, learning_rate, l2):
+        """Updates variables that have one penalty; False, with nothing done, where the backend cannot."""
+        raise NotImplementedError
+
+    def _l2_of(self, variable):
+        return 0.0 if self.l2_kernels_only and len(variable.shape) < 2 else self.l2
+
+    def _coupled(self, gradient, variable, learning_rate):
+        gradient = ops.cast(gradient, variable.dtype)
+        if l2 := self._l2_of(variable):
+            gradient = ops.add(gradient, ops.multiply(variable, l2))
+        return gradient, ops.cast(learning_rate, variable.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2, "l2_kernels_only": self.l2_kernels_only}
+
+
 @keras.saving.register_keras_serializable("kcifar")
-class SGD(keras.optimizers.Optimizer):
+class SGD(_CoupledL2):
     """Stochastic gradient descent with momentum as `torch.optim.SGD`: v = μ·v + g, w −= lr·v.
 
     Keras's own puts the learning rate into the velocity, so that a change of it acts late; here it acts at once.
-    The L2 penalty is coupled: g += l2·w on every variable, biases and BatchNorm included, before the momentum.
+    The L2 penalty is coupled: g += l2·w, before the momentum.
 
     Args:
         learning_rate: float or schedule.
         momentum: μ ≥ 0; 0 keeps no velocity.
         nesterov: step along g + μ·v instead of v.
         l2: PyTorch's `weight_decay`, ≥ 0.
+        l2_kernels_only: penalise variables of two and more dimensions alone, so neither biases nor BatchNorm's scales
+            and offsets (He et al. 2019, arXiv 1812.01187, section 3.1); False for all, as PyTorch does.
+        global_clipnorm: gradients whose norm, of all variables together, is above are scaled to it, as
+            `torch.nn.utils.clip_grad_norm_` does; None for never.
 
     Raises:
-        InputError: a negative argument, or Nesterov without momentum.
+        InputError: a negative argument, a clipping of 0, or Nesterov without momentum.
     """
 
-    def __init__(self, learning_rate, momentum=0.0, nesterov=False, l2=0.0, name="sgd", **kwargs):
-        super().__init__(learning_rate, name=name, **kwargs)
-        _expect_not_negative("SGD", learning_rate=learning_rate, momentum=momentum, l2=l2)
+    def __init__(
+        self,
+        learning_rate,
+        momentum=0.0,
+        nesterov=False,
+        l2=0.0,
+        l2_kernels_only=False,
+        global_clipnorm=None,
+        name="sgd",
+        **kwargs,
+    ):
+        super().__init__(learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs)
+        _expect_not_negative("SGD", momentum=momentum)
         if nesterov and momentum == 0:
             raise InputError("SGD(nesterov=True, momentum=0): Nesterov's step needs a momentum above 0")
         self.momentum = momentum
         self.nesterov = nesterov
-        self.l2 = l2
 
     def build(self, variables):
         if self.built:
@@ -41,13 +89,12 @@ class SGD(keras.optimizers.Optimizer):
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else None
 
-    def _backend_update_step(self, gradients, variables, learning_rate):
+    def _update_natively(self, gradients, variables, learning_rate, l2):
         slots = [self._velocities] if self.momentum else []
-        if not backend.update_sgd(self, gradients, variables, slots, learning_rate):
-            super()._backend_update_step(gradients, variables, learning_rate)
+        return backend.update_sgd(self, gradients, variables, slots, learning_rate, l2)
 
     def update_step(self, gradient, variable, learning_rate):
-        gradient, learning_rate = _coupled(gradient, variable, learning_rate, self.l2)
+        gradient, learning_rate = self._coupled(gradient, variable, learning_rate)
         step = gradient
         if self.momentum:
             velocity = self._velocities[self._get_variable_index(variable)]
@@ -56,20 +103,20 @@ class SGD(keras.optimizers.Optimizer):
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
     def get_config(self):
-        own = {"momentum": self.momentum, "nesterov": self.nesterov, "l2": self.l2}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
 
 
 @keras.saving.register_keras_serializable("kcifar")
-class Adam(keras.optimizers.Optimizer):
+class Adam(_CoupledL2):
     """Adam as `torch.optim.Adam`: w −= lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε).
 
     Kingma & Ba 2015, algorithm 1; Keras's own adds ε before the bias correction (their "ε̂"), and takes 1e-7 for it.
-    The L2 penalty is coupled: g += l2·w on every variable, before the moments.
+    The L2 penalty is coupled: g += l2·w, before the moments.
 
     Args:
         learning_rate: float or schedule.
         l2: PyTorch's `weight_decay` of Adam (not AdamW), ≥ 0.
+        l2_kernels_only, global_clipnorm: as of `SGD`.
         beta_1, beta_2: decay of the moments, in [0, 1).
         epsilon: ε.
 
@@ -77,12 +124,22 @@ class Adam(keras.optimizers.Optimizer):
         InputError: an argument outside its range.
     """
 
-    def __init__(self, learning_rate, l2=0.0, beta_1=0.9, beta_2=0.999, epsilon=1e-8, name="adam", **kwargs):
-        super().__init__(learning_rate, name=name, **kwargs)
-        _expect_not_negative("Adam", learning_rate=learning_rate, l2=l2, epsilon=epsilon)
+    def __init__(
+        self,
+        learning_rate,
+        l2=0.0,
+        l2_kernels_only=False,
+        global_clipnorm=None,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        name="adam",
+        **kwargs,
+    ):
+        super().__init__(learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs)
+        _expect_not_negative("Adam", epsilon=epsilon)
         if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1):
             raise InputError(f"Adam(beta_1={beta_1}, beta_2={beta_2}): expected both from 0 to below 1")
-        self.l2 = l2
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
@@ -93,12 +150,11 @@ class Adam(keras.optimizers.Optimizer):
         super().build(variables)
         self._means, self._squares = self.add_optimizer_variables(variables, ["mean", "square"])
 
-    def _backend_update_step(self, gradients, variables, learning_rate):
-        if not backend.update_adam(self, gradients, variables, [self._means, self._squares], learning_rate):
-            super()._backend_update_step(gradients, variables, learning_rate)
+    def _update_natively(self, gradients, variables, learning_rate, l2):
+        return backend.update_adam(self, gradients, variables, [self._means, self._squares], learning_rate, l2)
 
     def update_step(self, gradient, variable, learning_rate):
-        gradient, learning_rate = _coupled(gradient, variable, learning_rate, self.l2)
+        gradient, learning_rate = self._coupled(gradient, variable, learning_rate)
         mean = self._means[self._get_variable_index(variable)]
         square = self._squares[self._get_variable_index(variable)]
         step = ops.cast(self.iterations + 1, variable.dtype)
@@ -111,15 +167,8 @@ class Adam(keras.optimizers.Optimizer):
         self.assign_sub(variable, ops.multiply(ops.divide(mean, scale), learning_rate / correction_1))
 
     def get_config(self):
-        own = {"l2": self.l2, "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         return {**super().get_config(), **own}
-
-
-def _coupled(gradient, variable, learning_rate, l2):
-    gradient = ops.cast(gradient, variable.dtype)
-    if l2:
-        gradient = ops.add(gradient, ops.multiply(variable, l2))
-    return gradient, ops.cast(learning_rate, variable.dtype)
 
 
 def _one_minus_power(beta, step):

@@ -3,6 +3,8 @@
 import dataclasses
 
 import keras
+import numpy as np
+from keras import ops
 
 from kcifar import backend, data, models
 from kcifar.data import Batches
@@ -22,7 +24,8 @@ class Plan:
     dataset: data.Dataset
     batches: Batches
     model: keras.Model
-    schedule: keras.callbacks.Callback | None
+    schedule: keras.optimizers.schedules.LearningRateSchedule | None
+    weight_ema: keras.callbacks.Callback | None
     early_stopping: keras.callbacks.Callback | None
 
     @property
@@ -43,11 +46,15 @@ class Plan:
             splits["test"] = self.dataset.test
         return {name: evaluation_batches(split) for name, split in splits.items()}
 
-    def learning_rate_at(self, step):
-        """The learning rate of an optimizer step, counted from 0: float."""
+    def learning_rates(self, steps):
+        """The learning rates of optimizer steps, counted from 0: float32, of the array's shape."""
         if self.schedule is None:
-            return float(self.recipe.optimizer.arguments["learning_rate"])
-        return self.schedule.learning_rate_at(step if self.schedule.unit == "batch" else step // self.steps_per_epoch)
+            return np.full(np.shape(steps), self.recipe.optimizer.arguments["learning_rate"], np.float32)
+        return ops.convert_to_numpy(self.schedule(np.asarray(steps)))
+
+    def learning_rate_at(self, step):
+        """The learning rate of an optimizer step, counted from 0: the shortest float that is it in float32."""
+        return float(str(self.learning_rates(step)[()]))
 
     def describe(self):
         """What will be done, as (name, text) rows."""
@@ -63,7 +70,8 @@ class Plan:
                 f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs",
             ),
             ("loss", str(recipe.loss)),
-            ("optimizer", str(recipe.optimizer)),
+            ("optimizer", str(recipe.optimizer) + (f" in {recipe.sharpness_aware}" if recipe.sharpness_aware else "")),
+            ("weight average", str(recipe.weight_ema or "none")),
             ("schedule", str(recipe.schedule or "constant learning rate")),
             ("early stopping", str(recipe.early_stopping or "none")),
             ("best epoch", _selection(recipe)),
@@ -80,7 +88,8 @@ def plan(recipe):
     """
     if recipe.deterministic:
         backend.use_deterministic_algorithms()
-    schedule = recipe.schedule and components.schedule(recipe.schedule)
+    schedule_of = recipe.schedule and components.schedule(recipe.schedule)
+    weight_ema = recipe.weight_ema and components.weight_ema(recipe.weight_ema)
     stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, _monitor(recipe))
     transforms = [components.transform(component) for component in recipe.transforms]
     optimizer = components.optimizer(recipe.optimizer)
@@ -109,8 +118,14 @@ def plan(recipe):
         **recipe.model.arguments,
     )
     backend.accelerate(model)
+    if recipe.sharpness_aware:
+        model = components.sharpness_aware(recipe.sharpness_aware, model)
+    schedule = None
+    if schedule_of:
+        rate = recipe.optimizer.arguments["learning_rate"]
+        schedule = optimizer.learning_rate = schedule_of(rate, recipe.epochs, len(batches))
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
-    return Plan(recipe, dataset, batches, model, schedule, stopping)
+    return Plan(recipe, dataset, batches, model, schedule, weight_ema, stopping)
 
 
 def evaluation_batches(split):

@@ -6,21 +6,28 @@ from kcifar.backend.torch.device import (
     prepares_ahead,
     use_deterministic_algorithms,
 )
+from kcifar.backend.torch.gradients import gradients, train_step
 from kcifar.backend.torch.graph import use_native_kernels
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.step import use_native_step
 from kcifar.backend.torch.updates import update_adam, update_sgd
+from kcifar.backend.torch.values import blended, known_values, values_between_steps
 from kcifar.errors import InputError
 
 __all__ = [
     "accelerate",
+    "blended",
     "compiled",
     "describe",
+    "gradients",
+    "known_values",
     "peak_device_bytes",
     "prepares_ahead",
+    "train_step",
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",
+    "values_between_steps",
 ]
 
 

@@ -5,7 +5,7 @@ kernels here take and give images as torch does, (batch, channels, height, width
 Keras's (batch, height, width, channels), so nothing is copied. Values of other ranks are Keras's own.
 
 A layer that is not known has no kernel, and runs as stock Keras runs it. To be known its class must be exactly a stock
-one, in channels_last and without LoRA or quantization, of dtype float32, float64 or bfloat16.
+one, in channels_last (or a ZeroPadding2D) and without LoRA or quantization, of dtype float32, float64 or bfloat16.
 """
 
 import functools
@@ -41,7 +41,7 @@ def configuration(layer):
 
 def _is_special(layer):
     return (
-        getattr(layer, "data_format", "channels_last") != "channels_last"
+        (getattr(layer, "data_format", "channels_last") != "channels_last" and type(layer) is not layers.ZeroPadding2D)
         or getattr(layer, "lora_enabled", False)
         or getattr(layer, "quantization_mode", None) is not None
         or layer.activity_regularizer is not None

@@ -7,16 +7,17 @@ import torch
 from keras import ops
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-_Prepared = collections.namedtuple("_Prepared", "key parameters strides slots alike")
-_PREPARED = weakref.WeakKeyDictionary()  # by optimizer
+_Prepared = collections.namedtuple("_Prepared", "parameters strides slots alike")
+_PREPARED = weakref.WeakKeyDictionary()  # by optimizer, then by the ids of the variables
 
 
 @torch.no_grad()
-def update_adam(optimizer, gradients, variables, slots, learning_rate):
+def update_adam(optimizer, gradients, variables, slots, learning_rate, l2):
     """One step of `kcifar.training.Adam`; False, with nothing done, where the variables are of several kinds.
 
     Args:
         slots: the optimizer's lists of means and of mean squares, of all its variables.
+        l2: the penalty of these variables.
     """
     prepared = _prepared(optimizer, variables, slots)
     if prepared is None:
@@ -33,7 +34,7 @@ def update_adam(optimizer, gradients, variables, slots, learning_rate):
         lr=ops.convert_to_tensor(learning_rate),
         beta1=optimizer.beta_1,
         beta2=optimizer.beta_2,
-        weight_decay=optimizer.l2,
+        weight_decay=l2,
         eps=optimizer.epsilon,
         amsgrad=False,
         maximize=False,
@@ -42,11 +43,12 @@ def update_adam(optimizer, gradients, variables, slots, learning_rate):
 
 
 @torch.no_grad()
-def update_sgd(optimizer, gradients, variables, slots, learning_rate):
+def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2):
     """One step of `kcifar.training.SGD`; False, with nothing done, where the variables are of several kinds.
 
     Args:
         slots: the optimizer's list of velocities, of all its variables; none without momentum.
+        l2: the penalty of these variables.
     """
     prepared = _prepared(optimizer, variables, slots)
     if prepared is None:
@@ -56,7 +58,7 @@ def update_sgd(optimizer, gradients, variables, slots, learning_rate):
         parameters,
         _like(parameters, gradients),
         *(velocities or [[]]),
-        weight_decay=optimizer.l2,
+        weight_decay=l2,
         momentum=optimizer.momentum,
         lr=ops.convert_to_tensor(learning_rate),
         dampening=0.0,
@@ -74,10 +76,10 @@ def _prepared(optimizer, variables, slots):
     """
     if in_stateless_scope():
         return None
-    key = tuple(map(id, variables))
-    known = _PREPARED.get(optimizer)
-    if known is None or known.key != key or known.strides != _strides(known.parameters):
-        known = _PREPARED[optimizer] = _prepare(optimizer, key, variables, slots)
+    of_optimizer, key = _PREPARED.setdefault(optimizer, {}), tuple(map(id, variables))
+    known = of_optimizer.get(key)
+    if known is None or known.strides != _strides(known.parameters):
+        known = of_optimizer[key] = _prepare(optimizer, variables, slots)
     return (known.parameters, known.slots) if known.alike else None
 
 
@@ -85,7 +87,7 @@ def _strides(tensors):
     return [tensor.stride() for tensor in tensors]
 
 
-def _prepare(optimizer, key, variables, slots):
+def _prepare(optimizer, variables, slots):
     parameters = [variable.value for variable in variables]
     alike = len({(parameter.dtype, parameter.device) for parameter in parameters}) == 1
     places = [optimizer._get_variable_index(variable) for variable in variables]
@@ -94,7 +96,7 @@ def _prepare(optimizer, key, variables, slots):
         for tensor, parameter in zip(slot, parameters, strict=True):
             if tensor.stride() != parameter.stride():
                 tensor.data = torch.empty_like(parameter).copy_(tensor)
-    return _Prepared(key, parameters, _strides(parameters), tensors, alike)
+    return _Prepared(parameters, _strides(parameters), tensors, alike)
 
 
 def _like(parameters, gradients):

@@ -107,6 +107,8 @@ def _pooling(layer, dtype, pool):
 
 def zero_padding2d(layer, dtype, ranks):
     (top, bottom), (left, right) = layer.padding
+    if layer.data_format == "channels_first":  # rows and columns are then the second and third of Keras's axes
+        return Kernel(lambda training, x: F.pad(cast(x, dtype), (top, bottom, 0, 0, left, right)), overwritable=True)
     return Kernel(
         lambda training, x: F.pad(cast(x, dtype), (left, right, top, bottom)),
         overwritable=True,

@@ -1,0 +1,101 @@
+"""Exponential moving average of the weights."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kcifar import backend
+from kcifar.errors import InputError
+
+
+class WeightEMA(keras.callbacks.Callback):
+    """Averages every weight and moving statistic, and puts the averages into the model whenever it is not training.
+
+    After optimizer step t, counted from 1: e ← d·e + (1 − d)·w with d = min(decay, (1 + t)/(10 + t)), so that early
+    weights are soon forgotten (as TensorFlow's ExponentialMovingAverage with `num_updates`). e starts as the weights
+    that training starts from. Variables that are no floats, as counters and seeds, are left alone. Keras's own leaves
+    BatchNorm's statistics out.
+
+    The averages are in the model from the end of an epoch to the beginning of the next, while `fit` validates, and when
+    training is over: `model.save` then saves them. Put it before the callbacks that evaluate or save; give it to
+    `Checkpoint(stateful=…)`, and a run that is resumed goes on to the same bits.
+
+    Args:
+        decay: from 0 to below 1.
+
+    Raises:
+        InputError: a decay outside its range.
+    """
+
+    def __init__(self, decay):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise InputError(f"WeightEMA(decay={decay}): expected a number from 0 to below 1")
+        self.decay = decay
+        self._steps = 0
+        self._others = None  # the averages; the weights while the averages are in the model
+        self._averages_in = False
+        self._due = False  # whether a step was taken that is not averaged yet
+
+    def state(self):
+        """What `restore` needs: the steps averaged, and what is not in the model, as NumPy arrays."""
+        arrays = [ops.convert_to_numpy(value) for value in self._others]
+        return {"steps": self._steps, "averages_in": self._averages_in, "others": arrays}
+
+    def restore(self, state):
+        """Goes on from `state`, where the model has been given the variables that it had then."""
+        self._steps = state["steps"]
+        self._averages_in = state["averages_in"]
+        self._others = [ops.copy(ops.convert_to_tensor(array)) for array in state["others"]]
+
+    def on_train_begin(self, logs=None):
+        if self._others is None:
+            self._others = _copies(self._variables())
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._put_in(averages=False)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not `on_train_batch_end`: for that, Keras would read every figure of the step from the device first.
+        self._average()
+        self._due = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._average()
+        self._put_in(averages=True)
+
+    def on_test_begin(self, logs=None):
+        self._average()
+        self._were_in = self._averages_in
+        self._put_in(averages=self._others is not None)
+
+    def on_test_end(self, logs=None):
+        self._put_in(averages=self._were_in)
+
+    def _average(self):
+        if self._due:
+            self._due = False
+            self._steps += 1
+            decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
+            # `self.model` would have every variable written back first on JAX.
+            weights = _floats(backend.values_between_steps(self._model))
+            self._others = backend.blended(self._others, weights, np.float32(1 - decay))
+
+    def _put_in(self, averages):
+        if self._averages_in != averages:
+            variables = self._variables()
+            values = _copies(variables)
+            for variable, value in zip(variables, self._others, strict=True):
+                variable.assign(value)
+            self._others, self._averages_in = values, averages
+
+    def _variables(self):
+        return _floats(self.model.trainable_variables + self.model.non_trainable_variables)
+
+
+def _floats(values):
+    return [value for value in values if keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))]
+
+
+def _copies(variables):
+    return [ops.copy(ops.stop_gradient(variable)) for variable in variables]

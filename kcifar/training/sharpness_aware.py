@@ -1,0 +1,150 @@
+"""Sharpness-aware training: SAM and ASAM around any Keras model."""
+
+import math
+
+import keras
+from keras import ops
+
+from kcifar import backend
+from kcifar.errors import InputError
+
+
+class SharpnessAware(keras.Model):
+    """Trains a model by SAM, or by ASAM: each step descends by the gradient at the worst point near the weights.
+
+    Foret et al. 2021, arXiv 2010.01412, algorithm 1: with g the gradient at the weights w, ε = ρ·g / ‖g‖; the optimizer
+    then takes the gradient at w + ε, and applies it to w. Adaptive (Kwon et al. 2021, arXiv 2102.11600, algorithm 1):
+    ε = ρ·T²g / ‖T·g‖, where T is |w| + η for kernels and BatchNorm's scales, and 1 for biases and offsets. Norms are of
+    all trainable variables together, and 1e-12 is added to them.
+
+    Both gradients are of the same batch in training mode with the same dropout masks; moving statistics, loss and
+    metrics are those of the first; the optimizer's L2 or weight decay acts in the descent alone, as in the program
+    davda54/sam (in google-research/sam it is part of the loss, and so of ε; so is a layer's regularizer here). On
+    several devices each would have an ε of its own, as in the paper.
+
+    Use it in place of the model: `compile`, `fit`, `train_on_batch`, `evaluate` and `predict`, with any optimizer,
+    policy and callbacks. What it saves is the model in it, without a trace of this class. A step costs two of plain
+    training.
+
+        model = kcifar.accelerate(kcifar.models.build("resnet20"))
+        trained = SharpnessAware(model, rho=0.05)
+        trained.compile(SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
+
+    Args:
+        model: a built `keras.Model`.
+        rho: ρ > 0, how far: 0.05 in the paper for CIFAR-10; 0.5 where adaptive.
+        adaptive: ASAM instead of SAM.
+        eta: η ≥ 0 of ASAM.
+
+    Raises:
+        InputError: an argument outside its range, a model that is not built, or (when it is compiled) an optimizer
+            that accumulates gradients: the two passes of a step would fall apart.
+    """
+
+    def __init__(self, model, rho=0.05, adaptive=False, eta=0.01):
+        if not (isinstance(model, keras.Model) and model.built):
+            found = f"'{model.name}', which has no weights yet" if isinstance(model, keras.Model) else repr(model)
+            raise InputError(
+                f"SharpnessAware got {found}; expected a keras.Model that is built: build or call it first"
+            )
+        if not 0 < rho < math.inf:
+            raise InputError(f"SharpnessAware(rho={rho}): expected a number above 0; for rho=0 train the model itself")
+        if not 0 <= eta < math.inf:
+            raise InputError(f"SharpnessAware(eta={eta}): expected a number ≥ 0")
+        super().__init__(name=model.name, dtype=model.dtype_policy)
+        self.model = model
+        self.rho = rho
+        self.adaptive = adaptive
+        self.eta = eta
+        self.built = True
+
+    inputs = property(lambda self: self.model.inputs)
+    outputs = property(lambda self: self.model.outputs)
+
+    def call(self, inputs, training=None):
+        return self.model(inputs, training=training)
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if getattr(optimizer, "gradient_accumulation_steps", None):
+            raise InputError(
+                f"SharpnessAware: the optimizer accumulates gradients over {optimizer.gradient_accumulation_steps} "
+                "steps, but each step needs its own two: leave gradient_accumulation_steps out, take larger batches"
+            )
+
+    def train_step(self, *arguments):
+        return backend.train_step(self, self._gradients_and_figures, *arguments)
+
+    def _gradients_and_figures(self, data):
+        """The gradients that the optimizer takes, and the figures of the batch by name."""
+        weights, statistics = self.trainable_variables, self.non_trainable_variables
+        if not weights:
+            raise InputError(f"SharpnessAware: the model '{self.name}' has no trainable weights")
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+        before = _values(statistics)  # the seeds of dropout among them
+        (loss, y_pred), gradients = self._gradients(x, y, sample_weight)
+        after, start = _values(statistics), _values(weights)
+
+        _assign(statistics, before)
+        _assign(weights, [w + step for w, step in zip(start, self._ascent(start, gradients), strict=True)])
+        _, gradients = self._gradients(x, y, sample_weight)
+        _assign(statistics, after)
+        _assign(weights, start)
+
+        self._loss_tracker.update_state(loss, sample_weight=keras.tree.flatten(x)[0].shape[0])
+        return gradients, self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _gradients(self, x, y, sample_weight):
+        """((loss, predictions), the gradients of the loss, scaled where the precision wants it)."""
+
+        def loss_of_batch():
+            y_pred = self(x, training=True)
+            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+            return self.optimizer.scale_loss(loss), (loss, y_pred)
+
+        return backend.gradients(loss_of_batch, self.trainable_variables, self._variables_that_a_loss_may_change())
+
+    def _variables_that_a_loss_may_change(self):
+        return self.non_trainable_variables + self.optimizer.variables + self.metrics_variables
+
+    def _ascent(self, weights, gradients):
+        """ε for each weight: of gradients that are scaled all alike, the same."""
+        gradients = [ops.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
+        if not self.adaptive:
+            length = self.rho / self._norm(gradients)
+            return [g * length for g in gradients]
+        scales = [
+            1.0 if variable.name in ("bias", "beta") else ops.abs(w) + self.eta
+            for variable, w in zip(self.trainable_variables, weights, strict=True)
+        ]
+        scaled = [t * g for t, g in zip(scales, gradients, strict=True)]
+        length = self.rho / self._norm(scaled)
+        return [t * g * length for t, g in zip(scales, scaled, strict=True)]
+
+    def _norm(self, gradients):
+        """‖gradients‖₂ + 1e-12, as if they had not been scaled."""
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients]
+        return ops.sqrt(sum(squares)) + self.optimizer.scale_loss(1e-12)
+
+    def save(self, *args, **kwargs):
+        self.model.save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        self.model.save_weights(*args, **kwargs)
+
+    def load_weights(self, *args, **kwargs):
+        self.model.load_weights(*args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        self.model.export(*args, **kwargs)
+
+
+def _values(variables):
+    return [ops.copy(ops.stop_gradient(variable)) for variable in variables]
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -1,4 +1,4 @@
-"""Evaluate a run's best model on the test images: accuracy, loss, accuracy of each class."""
+"""Evaluate a run's best model on the test images: accuracy, loss, accuracy of each class; how sharp its minimum is."""
 
 import argparse
 import sys
@@ -9,6 +9,8 @@ _EXAMPLES = """\
 examples:
   python -m kcifar.evaluate runs/mixup-seed42
   python -m kcifar.evaluate runs/mixup-seed42 --data cifar-10-python.tar.gz
+  python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness
+  python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness --rho 0.1 --images 5000
 """
 
 
@@ -26,6 +28,20 @@ def _parser():
     )
     parser.add_argument("run", metavar="RUN", help="a folder that kcifar.train wrote")
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the run)")
+    sharpness = parser.add_argument_group("sharpness of the minimum, by the recipe's loss on training images")
+    sharpness.add_argument(
+        "--sharpness",
+        action="store_true",
+        help="the loss increase at radius RHO along the gradient, and the Hessian's top eigenvalue (minutes on a CPU)",
+    )
+    sharpness.add_argument("--rho", metavar="RHO", type=float, default=0.05, help="radius (default: %(default)s)")
+    sharpness.add_argument(
+        "--images",
+        metavar="N",
+        type=int,
+        default=1000,
+        help="the first N training images (default: %(default)s)",
+    )
     return parser
 
 
@@ -47,6 +63,25 @@ def _evaluate(options):
     width = max(map(len, dataset.class_names))
     for name, accuracy in zip(dataset.class_names, result.per_class, strict=True):
         print(f"{name:<{width}}  {accuracy:7.2%}")
+    if options.sharpness:
+        _print_sharpness(run, dataset, options.rho, options.images)
+
+
+def _print_sharpness(run, dataset, rho, images):
+    from kcifar.training import components
+    from kcifar.training.evaluation import load_model
+    from kcifar.training.sharpness import sharpness
+
+    recipe = run.recipe
+    if recipe.validation:
+        dataset = dataset.split_validation(recipe.validation, recipe.seed)
+    loss = components.loss(recipe.loss)
+    found = sharpness(load_model(run.best, float32=True), dataset.train, loss, rho, images, verbose=True)
+    print(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
+    print(f"loss                          {found.loss:.4f}")
+    print(f"at radius {rho:g} uphill         {found.loss + found.increase:.4f}  ({found.increase:+.4f})")
+    how = "" if found.converged else ", not converged"
+    print(f"top eigenvalue of the Hessian {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ FIELDS = [
     "drop_last",
     "loss",
     "optimizer",
+    "sharpness_aware",
     "schedule",
+    "weight_ema",
     "epochs",
     "early_stopping",
     "select_on",
@@ -49,7 +51,9 @@ def arguments(**changes):
         "drop_last": True,
         "loss": Component("CategoricalCrossentropy", label_smoothing=0.0),
         "optimizer": Component("Adam", learning_rate=2e-3, l2=1e-3),
+        "sharpness_aware": Component("SharpnessAware", rho=0.05),
         "schedule": Component("CyclicLR", base=1e-3, maximum=4e-3, step_size_up=10, mode="triangular2", unit="epoch"),
+        "weight_ema": None,
         "epochs": 200,
         "early_stopping": None,
         "select_on": "validation",
@@ -418,7 +422,9 @@ def test_mixup_is_report_b():
     assert (recipe.batch_size, recipe.drop_last, recipe.epochs, recipe.seed) == (32, True, 200, 42)
     assert (recipe.mean, recipe.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     assert recipe.model == Component("elu_cnn", dropout=0.5)
-    assert recipe.optimizer == Component("Adam", learning_rate=2e-3, l2=1e-3)
+    adam = {"learning_rate": 2e-3, "l2": 1e-3, "l2_kernels_only": False, "global_clipnorm": None}
+    assert recipe.optimizer == Component("Adam", **adam)
+    assert (recipe.sharpness_aware, recipe.weight_ema) == (None, None)
     assert recipe.transforms == (
         Component("RandomCrop", size=32, padding=4),
         Component("RandomFlip"),
@@ -443,6 +449,38 @@ def test_tutorial_net_is_report_as_baseline():
     optimizer = recipe.optimizer.arguments
     assert (recipe.optimizer.name, optimizer["learning_rate"], optimizer["momentum"]) == ("SGD", 0.001, 0.9)
     assert optimizer.get("l2", 0) == 0
+
+
+def test_the_resnet20_recipes_differ_in_the_optimizer_alone():
+    sgd, sam, asam = (load(ROOT / f"recipes/{name}_resnet20.py") for name in ("sgd", "sam", "asam"))
+    for other in (sam, asam):
+        assert [name for name in FIELDS if getattr(sgd, name) != getattr(other, name)] == ["sharpness_aware"]
+    assert sgd.sharpness_aware is None
+    assert sam.sharpness_aware == Component("SharpnessAware", rho=0.05, adaptive=False, eta=0.01)
+    assert asam.sharpness_aware == Component("SharpnessAware", rho=0.5, adaptive=True, eta=0.01)
+
+
+def test_the_files_of_the_resnet20_recipes_differ_in_one_line_and_what_is_said_of_it():
+    bodies = [
+        (ROOT / f"recipes/{name}_resnet20.py").read_text().split('"""')[2].splitlines()
+        for name in ("sgd", "sam", "asam")
+    ]
+    different = [lines for lines in zip(*bodies, strict=True) if len({*lines}) > 1]
+    assert [{line.split("=")[0].strip() for line in lines} for lines in different] == [{"sharpness_aware"}]
+
+
+def test_asam_resnet18_is_report_es_single_model():
+    recipe = load(ROOT / "recipes/asam_resnet18.py")
+    assert recipe.model == Component("resnet18", stem="cifar")
+    assert (recipe.batch_size, recipe.optimizer.arguments["learning_rate"]) == (16, 1e-4)
+    assert (recipe.loss.name, recipe.schedule.name, recipe.weight_ema.name) == (
+        "AsymmetricLoss",
+        "WarmupCosine",
+        "WeightEMA",
+    )
+    assert recipe.optimizer.name == "SGD"
+    assert recipe.sharpness_aware.arguments["adaptive"]
+    assert [t.name for t in recipe.transforms] == ["RandomCrop", "RandomFlip", "ColorJitter", "Cutout"]
 
 
 MIXUP = (ROOT / "recipes/mixup.py").read_text()

@@ -141,13 +141,30 @@ def test_default_folder_is_named_after_recipe_and_seed_and_never_reused(small, t
 
 
 RESUMED = ["epochs=4", "validation=0.2", "select_on=validation", "early_stopping=EarlyStopping(patience=3)"]
+AVERAGED = [
+    "sharpness_aware=SharpnessAware(rho=0.5,adaptive=True)",
+    "weight_ema=WeightEMA(decay=0.9)",
+    "loss=AsymmetricLoss()",
+    "schedule=WarmupCosine(warmup_epochs=1)",
+]
 
 
-def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(small, tmp_path):
-    """SIGKILL in epoch 3; dropout, MixUp, cycle, Adam's slots, patience and the best epoch all have to go on."""
+@pytest.mark.parametrize("overrides", [RESUMED, RESUMED + AVERAGED], ids=["plain", "asam-ema"])
+def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(small, tmp_path, overrides):
+    """SIGKILL in epoch 3; dropout, MixUp, schedule, Adam's slots, averages, patience and best epoch have to go on."""
 
     def start(out):
-        command = [sys.executable, "-m", "kcifar.train", RECIPES / "mixup.py", *RESUMED, "--data", small, "--out", out]
+        command = [
+            sys.executable,
+            "-m",
+            "kcifar.train",
+            RECIPES / "mixup.py",
+            *overrides,
+            "--data",
+            small,
+            "--out",
+            out,
+        ]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -169,6 +186,58 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(small, tmp_path
         assert one.files == other.files
         assert all(np.array_equal(one[name], other[name]) for name in one.files if name != "record")
     assert timeless(whole) == timeless(killed)
+
+
+def test_the_average_is_what_is_evaluated_and_saved(small, tmp_path, capsys):
+    """The file's accuracy and loss on each split, in plain Keras, are those logged for its epoch."""
+    out = tmp_path / "run"
+    command = ["validation=0.2", "select_on=validation", "epochs=4", "--data", str(small), "--out", str(out)]
+    assert train([str(RECIPES / "mixup.py"), *AVERAGED, *command]) == 0
+    assert "WeightEMA(decay=0.9)" in capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    model = keras.saving.load_model(out / "best.keras")
+    dataset = data.load(str(small)).split_validation(0.2, 42)
+    best = rows(out)[metrics["best_epoch"] - 1]
+    for name in ("train", "validation"):
+        split = getattr(dataset, name)
+        predicted = model.predict(split.images.astype("float32"), verbose=0).argmax(axis=1)
+        assert (predicted == split.labels).mean() == pytest.approx(float(best[f"{name}_accuracy"]), abs=1e-6)
+    predicted = model.predict(dataset.test.images.astype("float32"), verbose=0).argmax(axis=1)
+    assert (predicted == dataset.test.labels).mean() == pytest.approx(metrics["test_accuracy"], abs=1e-12)
+
+
+@pytest.mark.parametrize("sharpness_aware", ["none", "SharpnessAware(rho=0.05)"])
+def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays(
+    small, tmp_path, capsys, sharpness_aware
+):
+    """The learning rate explodes at epoch 3."""
+    out = tmp_path / "run"
+    overrides = ["schedule=PiecewiseConstant(boundary_epochs=(2,),factors=(1,1e30))", "epochs=4"]
+    kind = f"sharpness_aware={sharpness_aware}"
+    line = complaint(capsys, train, RECIPES / "mixup.py", *overrides, kind, "--data", small, "--out", out)
+    assert "the loss is nan in epoch 3 at step " in line or "the loss is inf in epoch 3 at step " in line
+    assert "the checkpoint of epoch 2 stays" in line
+    assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+    with np.load(out / "last" / "state.npz") as state:
+        assert all(np.isfinite(state[name]).all() for name in state.files)
+        assert json.loads(state["record"].tobytes())["epochs"] == 2
+
+
+def test_a_loss_that_is_no_number_from_the_start_says_that_nothing_was_saved(small, tmp_path, capsys):
+    out = tmp_path / "run"
+    rate = ["optimizer=SGD(learning_rate=1e30)", "schedule=none"]
+    line = complaint(capsys, train, RECIPES / "mixup.py", *rate, "--data", small, "--out", out)
+    assert "in epoch 1 at step " in line
+    assert "nothing was saved yet" in line
+
+
+def test_evaluate_says_how_sharp_the_minimum_is(run, capsys):
+    assert evaluate([str(run), "--sharpness", "--images", "100", "--rho", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert "sharpness, CategoricalCrossentropy(label_smoothing=0.0) on 100 training images" in said
+    assert "at radius 0.1 uphill" in said
+    assert "top eigenvalue of the Hessian" in said
+    assert "expected both above 0" in complaint(capsys, evaluate, run, "--sharpness", "--rho", "0")
 
 
 def timeless(run):
@@ -235,7 +304,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("epochs=three", "expected int"),
         ("epochs=0", "at least 1"),
         ("epochs", "expected key=value"),
-        ("optimizer.lr=1", "(in optimizer: optimizer.learning_rate, optimizer.l2)"),
+        ("optimizer.lr=1", "(in optimizer: optimizer.learning_rate, optimizer.l2, "),
         ("optimizer.learning_rate=none", "expected float"),
         ("optimizer.learning_rate=fast", "expected float"),
         ("optimizer.learning_rate=-1.0", "expected a number ≥ 0"),
@@ -257,6 +326,23 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("seed=-1", "2**64"),
         ("early_stopping=EarlyStopping(patience=0)", "at least 1 epoch"),
         ("early_stopping=EarlyStopping(patience=3) select_on=last", "select on 'validation'"),
+        ("optimizer.global_clipnorm=0.0", "expected above 0, or None"),
+        ("sharpness_aware=SharpnessAware(rho=0.0)", "rho=0.0"),
+        ("sharpness_aware=SharpnessAware(rho=0.1,adaptive=True,eta=-0.5)", "eta=-0.5"),
+        ("sharpness_aware=SAM(rho=0.1)", "known: SharpnessAware"),
+        ("sharpness_aware=SharpnessAware(model=3)", "has no argument 'model'"),
+        ("weight_ema=WeightEMA(decay=1.0)", "decay=1.0"),
+        ("weight_ema=WeightEMA()", "'decay' is missing"),
+        ("loss=AsymmetricLoss(gamma_neg=-1.0)", "gamma_neg=-1.0"),
+        ("loss=AsymmetricLoss(from_logits=False)", "has no argument 'from_logits'"),
+        ("schedule=WarmupCosine(warmup_epochs=200)", "less than all"),
+        ("schedule=WarmupCosine(learning_rate=1.0)", "has no argument 'learning_rate'"),
+        ("schedule=StepDecay(decay_epochs=0)", "at least 1 step"),
+        ("schedule=PiecewiseConstant(boundary_epochs=(5,3),factors=(1,0.5,0.1))", "rising numbers"),
+        ("schedule=PiecewiseConstant(boundary_epochs=(5,),factors=(1,))", "one factor more"),
+        ("schedule=OneCycle(up_epochs=200)", "less than all"),
+        ("transforms=[ColorJitter(hue=0.6)]", "at most 0.5"),
+        ("transforms=[Cutout(size=0)]", "at least 1"),
     ],
 )
 def test_wrong_overrides(small, tmp_path, capsys, override, said):

@@ -6,8 +6,10 @@ Images are (batch, height, width, channels) with values 0–255, uint8 or float3
 (batch, classes).
 """
 
+from kcifar.augment.color import ColorJitter
 from kcifar.augment.crop import RandomCrop
+from kcifar.augment.cutout import Cutout
 from kcifar.augment.flip import RandomFlip
 from kcifar.augment.mixup import MixUp
 
-__all__ = ["MixUp", "RandomCrop", "RandomFlip"]
+__all__ = ["ColorJitter", "Cutout", "MixUp", "RandomCrop", "RandomFlip"]

@@ -59,6 +59,27 @@ def gradients(function, variables, others):
     return result, found
 
 
+def derivatives(function, variables):
+    """A function of (vector, *data) that gives a function's value, its gradient, and its Hessian times the vector.
+
+    Args:
+        function: of the data and of Keras variables, which it leaves as they are; gives a scalar. Compiled once: what
+            it reads but the data and the `variables` must stay.
+        variables: the `keras.Variable`s that it is differentiated by. The vector and what comes out are lists like it.
+    """
+
+    @jax.jit
+    def of(values, vector, *data):
+        def scalar(values):
+            with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+                return function(*data)
+
+        (value, gradient), (_, product) = jax.jvp(jax.value_and_grad(scalar), (values,), (vector,))
+        return value, gradient, product
+
+    return lambda vector, *data: of([variable.value for variable in variables], list(vector), *data)
+
+
 def train_step(model, gradients_and_figures, state, data):
     """`train_step` of a model: (figures, the state after it).
 
@@ -80,6 +101,11 @@ def train_step(model, gradients_and_figures, state, data):
 def known_values(tensor):
     """A tensor's values as a NumPy array; None where it has none yet, because a step is only being compiled."""
     return None if isinstance(tensor, jax.core.Tracer) else np.asarray(tensor, np.float32)
+
+
+def switch(index, branches, operand):
+    """What one of some functions of an array gives: the one at `index`, which may be traced."""
+    return jax.lax.switch(index, branches, operand)
 
 
 def values_between_steps(model):

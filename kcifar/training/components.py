@@ -68,6 +68,18 @@ _SCHEDULES = {
 }
 
 
+# What `models.build` takes from the recipe's other fields and the data.
+_DERIVED = ("classes", "input_shape", "mean", "std", "seed", "precision")
+
+
+def model_options(component):
+    """The options of a model's family that the component gives."""
+    for name in _DERIVED:
+        if name in component.arguments:
+            raise InputError(f"model is {component}: '{name}' follows from the recipe and the data, not from the model")
+    return component.arguments
+
+
 def transform(component):
     """The transform of `kcifar.augment` that the component names."""
     return _make("transform", _TRANSFORMS, component)

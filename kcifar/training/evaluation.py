@@ -55,10 +55,19 @@ def evaluate(model, split):
     )
 
 
-def load_model(path):
-    """The model saved at `path`, uncompiled and accelerated. Raises InputError where it is missing or damaged."""
+def load_model(path, float32=False):
+    """The model saved at `path`, uncompiled and accelerated. Raises InputError where it is missing or damaged.
+
+    Args:
+        path: of a `.keras` file.
+        float32: compute in float32, whatever precision it was trained in.
+    """
     try:
-        return backend.accelerate(keras.saving.load_model(path, compile=False))
+        model = keras.saving.load_model(path, compile=False)
+        if float32:
+            for layer in model._flatten_layers():
+                layer.dtype_policy = "float32"
+        return backend.accelerate(model)
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise
         raise InputError(f"'{path}' cannot be opened as a Keras model: {_first_line(error)}") from None
 

@@ -8,7 +8,6 @@ from keras import ops
 
 from kcifar import backend, data, models
 from kcifar.data import Batches
-from kcifar.errors import InputError
 from kcifar.recipe import Recipe
 from kcifar.training import components
 
@@ -94,6 +93,7 @@ def plan(recipe):
     transforms = [components.transform(component) for component in recipe.transforms]
     optimizer = components.optimizer(recipe.optimizer)
     loss = components.loss(recipe.loss)
+    options = components.model_options(recipe.model)
 
     dataset = data.load(recipe.data)
     if recipe.validation:
@@ -101,11 +101,6 @@ def plan(recipe):
     batches = Batches(dataset.train, recipe.batch_size, transforms, recipe.seed, drop_last=recipe.drop_last)
     shape = tuple(batches[0][0].shape[1:])
 
-    for name in ("classes", "input_shape", "mean", "std", "seed", "precision"):
-        if name in recipe.model.arguments:
-            raise InputError(
-                f"model is {recipe.model}: '{name}' follows from the recipe and the data, not from the model"
-            )
     keras.utils.set_random_seed(recipe.seed % 2**32)
     model = models.build(
         recipe.model.name,
@@ -115,7 +110,7 @@ def plan(recipe):
         recipe.std,
         recipe.seed,
         recipe.precision,
-        **recipe.model.arguments,
+        **options,
     )
     backend.accelerate(model)
     if recipe.sharpness_aware:

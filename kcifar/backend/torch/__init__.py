@@ -6,23 +6,25 @@ from kcifar.backend.torch.device import (
     prepares_ahead,
     use_deterministic_algorithms,
 )
-from kcifar.backend.torch.gradients import gradients, train_step
+from kcifar.backend.torch.gradients import derivatives, gradients, train_step
 from kcifar.backend.torch.graph import use_native_kernels
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.step import use_native_step
 from kcifar.backend.torch.updates import update_adam, update_sgd
-from kcifar.backend.torch.values import blended, known_values, values_between_steps
+from kcifar.backend.torch.values import blended, known_values, switch, values_between_steps
 from kcifar.errors import InputError
 
 __all__ = [
     "accelerate",
     "blended",
     "compiled",
+    "derivatives",
     "describe",
     "gradients",
     "known_values",
     "peak_device_bytes",
     "prepares_ahead",
+    "switch",
     "train_step",
     "update_adam",
     "update_sgd",

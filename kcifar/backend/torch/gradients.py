@@ -1,4 +1,4 @@
-"""Gradients for training steps of another kind than Keras's."""
+"""Derivatives, for training steps of another kind than Keras's."""
 
 import torch
 
@@ -16,6 +16,24 @@ def gradients(function, variables, others):
     """
     scalar, result = function()
     return result, torch.autograd.grad(scalar, [variable.value for variable in variables], allow_unused=True)
+
+
+def derivatives(function, variables):
+    """A function of (vector, *data) that gives a function's value, its gradient, and its Hessian times the vector.
+
+    Args:
+        function: of the data and of Keras variables, which it leaves as they are; gives a scalar.
+        variables: the `keras.Variable`s that it is differentiated by. The vector and what comes out are lists like it.
+    """
+
+    def of(vector, *data):
+        values = [variable.value for variable in variables]
+        scalar = function(*data)
+        gradient = torch.autograd.grad(scalar, values, create_graph=True, materialize_grads=True)
+        product = torch.autograd.grad(gradient, values, vector, materialize_grads=True)
+        return scalar.detach(), [part.detach() for part in gradient], product
+
+    return of
 
 
 def train_step(model, gradients_and_figures, data):

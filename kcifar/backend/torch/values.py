@@ -8,6 +8,11 @@ def known_values(tensor):
     return None if tensor.device.type == "meta" else tensor.detach().float().cpu().numpy()
 
 
+def switch(index, branches, operand):
+    """What one of some functions of a tensor gives: the one at `index`, a NumPy integer."""
+    return branches[int(index)](operand)
+
+
 def values_between_steps(model):
     """The values of the model's trainable variables, then of the others, while it trains but in no step: tensors."""
     return [variable.value for variable in model.trainable_variables + model.non_trainable_variables]

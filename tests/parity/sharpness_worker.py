@@ -1,0 +1,69 @@
+"""Runs steps of sam_resnet20.py on one backend for the parity tests; they start it once with each KERAS_BACKEND.
+
+sharpness_worker.py record DATA OUT STATES FIRST STEPS OVERRIDE…
+    trains for some steps and writes the state before and after each to STATES
+sharpness_worker.py replay DATA OUT STATES FIRST STEPS OVERRIDE…
+    each of those steps again from its state, and how far the outcome is from STATES
+
+An override that is 'smooth' puts ELU, whose slope is continuous, in the place of ReLU.
+"""
+
+import sys
+from pathlib import Path
+
+import worker  # first: it imports kcifar, which chooses the backend where KERAS_BACKEND does not
+
+# isort: split
+import keras
+import numpy as np
+
+from kcifar import recipe, training
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "sam_resnet20.py"
+
+
+def main(task, data, out, states, first, steps, *overrides):
+    given = [override for override in overrides if override != "smooth"]
+    planned = training.plan(recipe.load(RECIPE).override([f"data={data}", *given]))
+    if "smooth" in overrides:
+        for layer in planned.model.model.layers:
+            if isinstance(layer, keras.layers.Activation):
+                layer.activation = keras.activations.elu
+    planned.model.optimizer.build(planned.model.trainable_variables)
+    run = {"record": record, "replay": replay}[task]
+    np.savez(out, **run(planned.model, planned.batches, states, int(first), int(steps)))
+
+
+def record(model, batches, states, first, steps):
+    """Steps `first` and on; they start where the steps before them ended, which STATES still holds."""
+    if first:
+        worker.restore(model, np.load(states)[-1])
+    rows = np.lib.format.open_memmap(states, "w+", np.float32, (steps + 1, len(worker.state(model))))
+    rows[0] = worker.state(model)
+    losses = []
+    for step in range(steps):
+        losses.append(worker.train(model, batches, first + step))
+        rows[step + 1] = worker.state(model)
+    rows.flush()
+    return {"losses": losses}
+
+
+def replay(model, batches, states, first, steps):
+    """Losses, and by step how far each weight and moving statistic is from what was recorded."""
+    rows = np.load(states, mmap_mode="r")
+    losses, distances = [], []
+    for step in range(steps):
+        worker.restore(model, rows[step])
+        losses.append(worker.train(model, batches, first + step))
+        here, there = worker.split(model, worker.state(model)), worker.split(model, rows[step + 1])
+        distances.append([distance(*pair) for pair in zip(here, there, strict=True)][: len(model.weights)])
+    return {"losses": losses, "distances": distances, "names": [variable.path for variable in model.weights]}
+
+
+def distance(actual, expected):
+    """‖a − e‖ / ‖e‖ in float64; ‖a‖ where e is all zeros."""
+    return worker.distance(actual, expected) if expected.any() else np.linalg.norm(np.float64(actual))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -41,6 +41,7 @@ variants, of report B's net at batches of 32 and 512 where no net is named:
   kcifar-torch kcifar-jax            recipes/mixup.py whole: crop, flip, MixUp, normalisation; -bf16 in bfloat16
   kcifar-torch-plain kcifar-jax-plain  the same with transforms=[]; -bf16 in bfloat16
   resnet18-...                       ResNet-18 with the CIFAR stem at a batch of 128
+  resnet20-sgd-torch resnet20-sgd-jax  recipes/sgd_resnet20.py whole; sam, asam; sgd-ema with an average of the weights
   <net>-keras <net>-kcifar           nets of keras.applications on 64x64 images at a batch of 64: stock, accelerated
 
 exit code: 0; 1 if a variant failed; 2 for wrong arguments; 130 for Ctrl-C

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-MIXUP_RECIPE = Path(__file__).parents[1] / "recipes" / "mixup.py"
+RECIPES = Path(__file__).parents[1] / "recipes"
+MIXUP_RECIPE = RECIPES / "mixup.py"
 EPOCH_IMAGES = 50_000  # an epoch is as long as on CIFAR-10, whatever the source
 READY_IMAGES = 5_000  # held in memory as float32 batches by the variants without transforms
 ENDLESS = 10**9
@@ -208,20 +209,21 @@ def _application(name):
     )
 
 
-def kcifar_train(source, batch_size, clock, overrides=()):
-    """What `kcifar.train recipes/mixup.py` does in an epoch: its batches, model, schedule, log and progress bar."""
+def kcifar_train(source, batch_size, clock, recipe_file=MIXUP_RECIPE, overrides=()):
+    """What `kcifar.train RECIPE` does in an epoch: its batches, model, schedule, log and progress bar."""
     from rich.console import Console
 
     from kcifar import recipe, training
     from kcifar.callbacks.progress import ProgressBar
     from kcifar.callbacks.run_log import RunLog
 
-    chosen = recipe.load(MIXUP_RECIPE).override([f"data={source}", f"batch_size={batch_size}", *overrides])
+    chosen = recipe.load(recipe_file).override([f"data={source}", f"batch_size={batch_size}", *overrides])
     planned = training.plan(chosen)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         log = RunLog(Path(folder, "log.csv"), planned.learning_rate_at)
         bar = ProgressBar(planned.learning_rate_at, EPOCH_IMAGES, Console(file=nowhere))
-        callbacks = [planned.schedule, log, bar, _ticking(clock)]
+        callbacks = [callback for callback in (planned.weight_ema, log, bar) if callback]
+        callbacks.append(_ticking(clock))
         planned.model.fit(planned.batches, shuffle=False, epochs=ENDLESS, callbacks=callbacks, verbose=0)
 
 
@@ -295,6 +297,15 @@ def _kcifar(backend, versus, *overrides):
     return Variant(partial(kcifar_train, overrides=overrides), backend, versus)
 
 
+def _resnet20(recipe_name, backend, versus=(), *overrides):
+    return Variant(
+        partial(kcifar_train, recipe_file=RECIPES / f"{recipe_name}_resnet20.py", overrides=overrides),
+        backend,
+        versus,
+        (128,),
+    )
+
+
 def _on_resnet18(train, backend=None, versus=(), **options):
     return Variant(partial(train, **options), backend, versus, (128,))
 
@@ -329,6 +340,15 @@ VARIANTS = {
         make_optimizer=_kcifar_adam,
     ),
 }
+_EMA = "weight_ema=WeightEMA(decay=0.999)"
+for _backend in ("torch", "jax"):
+    _plain = f"resnet20-sgd-{_backend}"
+    VARIANTS |= {
+        _plain: _resnet20("sgd", _backend),
+        f"resnet20-sam-{_backend}": _resnet20("sam", _backend, (_plain,)),
+        f"resnet20-asam-{_backend}": _resnet20("asam", _backend, (_plain,)),
+        f"resnet20-sgd-ema-{_backend}": _resnet20("sgd", _backend, (_plain,), _EMA),
+    }
 for _name in ("ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0"):
     _train = partial(keras_fit, make_model=partial(_application, _name), side=64)
     VARIANTS[f"{_name}-keras"] = Variant(_train, "torch", batch_sizes=(64,))

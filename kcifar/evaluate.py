@@ -70,7 +70,7 @@ def _evaluate(options):
 def _print_sharpness(run, dataset, rho, images):
     from kcifar.training import components
     from kcifar.training.evaluation import load_model
-    from kcifar.training.sharpness import sharpness
+    from kcifar.training.landscape import sharpness
 
     recipe = run.recipe
     if recipe.validation:

@@ -12,6 +12,7 @@ _ROOMS = {
     "StepDecay": "schedules",
     "WarmupCosine": "schedules",
     "plan": "planning",
+    "sharpness": "landscape",
     "train": "fit",
 }
 __all__ = list(_ROOMS)

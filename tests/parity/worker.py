@@ -89,10 +89,8 @@ def recording_model(planned):
         for own, other in zip(layer.weights, model.get_layer(layer.name).weights, strict=True):
             other.assign(own)
     kcifar.accelerate(model)
-    model.compile(RecordingAdam(**planned.recipe.optimizer.arguments), planned.model.loss, metrics=["accuracy"])
-    planned.schedule.set_params({"steps": len(planned.batches)})
-    planned.schedule.set_model(model)
-    planned.schedule.on_train_begin()
+    optimizer = RecordingAdam(**planned.recipe.optimizer.arguments | {"learning_rate": planned.schedule})
+    model.compile(optimizer, planned.model.loss, metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
     return model
 

@@ -1,4 +1,4 @@
-"""How sharp the minimum is that a training found."""
+"""The loss around the weights that a training found: how sharp the minimum is."""
 
 import dataclasses
 

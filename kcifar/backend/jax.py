@@ -34,28 +34,33 @@ def prepares_ahead():
     return True
 
 
-def gradients(function, variables, others):
-    """What a function of no arguments computes, and the gradients of its first result.
+def gradients(model, function, at=None):
+    """What a function of no arguments computes, and the gradients of its first result by the model's weights.
 
     Args:
-        function: gives (scalar, anything); called once. May read and assign Keras variables.
-        variables: the `keras.Variable`s that the scalar is differentiated by; the function leaves them as they are.
-        others: all other variables that the function reads or assigns.
+        model: compiled; the function may read its variables and those of its optimizer and metrics, and assign those
+            that are not trained.
+        function: gives (scalar, anything); called once.
+        at: values for the trainable variables and for the others, two lists, in the place of their own; then nothing
+            that the function assigns to these stays.
 
     Returns:
-        (anything, a gradient or None for each variable).
+        (anything, a gradient or None for each trainable variable).
     """
+    variables, others = model.trainable_variables, model.non_trainable_variables
+    read = model.optimizer.variables + model.metrics_variables
 
     def of(values, other_values):
-        mapping = zip([*variables, *others], [*values, *other_values], strict=True)
+        mapping = zip([*variables, *others, *read], [*values, *other_values, *[v.value for v in read]], strict=True)
         with keras.StatelessScope(collect_losses=True, state_mapping=mapping) as scope:
             scalar, result = function()
         return scalar, (result, [scope.get_current_value(variable) for variable in others])
 
-    values, other_values = ([variable.value for variable in group] for group in (variables, others))
-    found, (result, changed) = jax.grad(of, has_aux=True)(values, other_values)
-    for variable, value in zip(others, changed, strict=True):
-        variable.assign(value)
+    values = at or ([v.value for v in variables], [v.value for v in others])
+    found, (result, changed) = jax.grad(of, has_aux=True)(*values)
+    if at is None:
+        for variable, value in zip(others, changed, strict=True):
+            variable.assign(value)
     return result, found
 
 

@@ -112,9 +112,9 @@ def plan(recipe):
         recipe.precision,
         **options,
     )
-    backend.accelerate(model)
     if recipe.sharpness_aware:
         model = components.sharpness_aware(recipe.sharpness_aware, model)
+    backend.accelerate(model)
     schedule = None
     if schedule_of:
         rate = recipe.optimizer.arguments["learning_rate"]

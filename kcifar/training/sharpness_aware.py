@@ -78,39 +78,26 @@ class SharpnessAware(keras.Model):
 
     def _gradients_and_figures(self, data):
         """The gradients that the optimizer takes, and the figures of the batch by name."""
-        weights, statistics = self.trainable_variables, self.non_trainable_variables
-        if not weights:
+        if not self.trainable_variables:
             raise InputError(f"SharpnessAware: the model '{self.name}' has no trainable weights")
+        weights = [ops.stop_gradient(variable) for variable in self.trainable_variables]
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
-        before = _values(statistics)  # the seeds of dropout among them
-        (loss, y_pred), gradients = self._gradients(x, y, sample_weight)
-        after, start = _values(statistics), _values(weights)
+        def loss_of_batch():
+            y_pred = self.model(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            return self.optimizer.scale_loss(loss), (loss, y_pred)
 
-        _assign(statistics, before)
-        _assign(weights, [w + step for w, step in zip(start, self._ascent(start, gradients), strict=True)])
-        _, gradients = self._gradients(x, y, sample_weight)
-        _assign(statistics, after)
-        _assign(weights, start)
+        state = [ops.copy(variable) for variable in self.non_trainable_variables]  # the seeds of dropout among them
+        (loss, y_pred), gradients = backend.gradients(self, loss_of_batch)
+        worst = [w + step for w, step in zip(weights, self._ascent(weights, gradients), strict=True)]
+        _, gradients = backend.gradients(self, loss_of_batch, at=(worst, state))
 
         self._loss_tracker.update_state(loss, sample_weight=keras.tree.flatten(x)[0].shape[0])
         return gradients, self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def _gradients(self, x, y, sample_weight):
-        """((loss, predictions), the gradients of the loss, scaled where the precision wants it)."""
-
-        def loss_of_batch():
-            y_pred = self(x, training=True)
-            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
-            return self.optimizer.scale_loss(loss), (loss, y_pred)
-
-        return backend.gradients(loss_of_batch, self.trainable_variables, self._variables_that_a_loss_may_change())
-
-    def _variables_that_a_loss_may_change(self):
-        return self.non_trainable_variables + self.optimizer.variables + self.metrics_variables
-
     def _ascent(self, weights, gradients):
-        """ε for each weight: of gradients that are scaled all alike, the same."""
+        """ε for each weight: the same for gradients that are all scaled alike."""
         gradients = [ops.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
         if not self.adaptive:
             length = self.rho / self._norm(gradients)
@@ -139,12 +126,3 @@ class SharpnessAware(keras.Model):
 
     def export(self, *args, **kwargs):
         self.model.export(*args, **kwargs)
-
-
-def _values(variables):
-    return [ops.copy(ops.stop_gradient(variable)) for variable in variables]
-
-
-def _assign(variables, values):
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)

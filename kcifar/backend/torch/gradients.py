@@ -1,21 +1,46 @@
 """Derivatives, for training steps of another kind than Keras's."""
 
+import contextlib
+
 import torch
 
 
-def gradients(function, variables, others):
-    """What a function of no arguments computes, and the gradients of its first result.
+def gradients(model, function, at=None):
+    """What a function of no arguments computes, and the gradients of its first result by the model's weights.
 
     Args:
-        function: gives (scalar, anything); called once. May read and assign Keras variables.
-        variables: the `keras.Variable`s that the scalar is differentiated by; the function leaves them as they are.
-        others: all other variables that the function reads or assigns.
+        model: compiled; the function may read its variables and those of its optimizer and metrics, and assign those
+            that are not trained.
+        function: gives (scalar, anything); called once.
+        at: values for the trainable variables and for the others, two lists, in the place of their own; then nothing
+            that the function assigns to these stays.
 
     Returns:
-        (anything, a gradient or None for each variable).
+        (anything, a gradient or None for each trainable variable).
     """
-    scalar, result = function()
-    return result, torch.autograd.grad(scalar, [variable.value for variable in variables], allow_unused=True)
+    variables = model.trainable_variables
+    with (
+        contextlib.nullcontext() if at is None else _having(variables + model.non_trainable_variables, [*at[0], *at[1]])
+    ):
+        scalar, result = function()
+        return result, torch.autograd.grad(scalar, [variable.value for variable in variables], allow_unused=True)
+
+
+@contextlib.contextmanager
+def _having(variables, values):
+    """The variables have these values inside, whose memory may be changed; outside their own ones, untouched."""
+    tensors = [variable.value for variable in variables]
+    own = [tensor.data for tensor in tensors]
+    try:
+        _set(tensors, values)
+        yield
+    finally:
+        _set(tensors, own)
+
+
+def _set(tensors, values):
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.data = value
 
 
 def derivatives(function, variables):

@@ -15,27 +15,29 @@ _STOCK = keras.Model
 
 
 def use_native_step(model):
-    """Gives a model whose step is stock Keras's one that computes the same with fewer operations."""
-    if all(
-        name not in vars(model) and getattr(type(model), name) is getattr(_STOCK, name)
-        for name in (
-            "train_step",
-            "test_step",
-            "compute_loss",
-            "_compute_loss",
-            "compute_metrics",
-            "get_metrics_result",
-        )
-    ):
-        step = Step(model)
-        model.train_step = step.train
+    """Gives a model whose step, or parts of it, are stock Keras's ones that compute the same with fewer operations."""
+    parts = ("compute_loss", "_compute_loss", "compute_metrics", "get_metrics_result")
+    if not all(_is_stock(model, name) for name in parts):
+        return
+    step = Step(model)
+    if _is_stock(model, "test_step"):
         model.test_step = step.test
+    if _is_stock(model, "train_step"):
+        model.train_step = step.train
+    else:  # its own calls these
+        model.compute_loss = step.compute_loss
+        model.compute_metrics = step.compute_metrics
+
+
+def _is_stock(model, name):
+    return name not in vars(model) and getattr(type(model), name) is getattr(_STOCK, name)
 
 
 class Step:
-    """`train_step` and `test_step`. Cross-entropy on logits and accuracy go natively, any other loss or metric stock.
+    """`train_step` and `test_step`, and what they are made of.
 
-    No figure is read back from the device.
+    Cross-entropy on logits and accuracy go natively, any other loss or metric stock. No figure is read back from the
+    device.
     """
 
     def __init__(self, model):
@@ -47,7 +49,7 @@ class Step:
         model = self._model
         x, y, weight = unpack_x_y_sample_weight(data)
         y_pred = self._predicted(x, training=True)
-        loss = self._losses_of(x, y, y_pred, weight, training=True)
+        loss = self._noted_loss(x, y, y_pred, weight, training=True)
         variables = model.trainable_variables
         if not variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
@@ -56,13 +58,13 @@ class Step:
             gradients = torch.autograd.grad(scaled, [variable._value for variable in variables], allow_unused=True)
             with torch.no_grad():
                 model.optimizer.apply(list(gradients), variables)
-        return self._figures(x, y, y_pred, weight)
+        return self.compute_metrics(x, y, y_pred, weight)
 
     def test(self, data):
         x, y, weight = unpack_x_y_sample_weight(data)
         y_pred = self._predicted(x, training=False)
-        self._losses_of(x, y, y_pred, weight, training=False)
-        return self._figures(x, y, y_pred, weight)
+        self._noted_loss(x, y, y_pred, weight, training=False)
+        return self.compute_metrics(x, y, y_pred, weight)
 
     def _predicted(self, x, training):
         call = self._model.call
@@ -70,22 +72,25 @@ class Step:
             return call(x, training=training)  # no layer in it needs what Keras does around a call
         return self._model(x, training=training)
 
-    def _losses_of(self, x, y, y_pred, weight, training):
+    def _noted_loss(self, x, y, y_pred, weight, training):
         """The loss, noted in the model's mean of it."""
-        model, native = self._model, self._loss(self._model, self._model._compile_loss)
-        if native is not None and weight is None and torch.is_tensor(y_pred):
-            loss = native(ops.convert_to_tensor(y), y_pred)
-        else:
-            loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight, training=training)
+        loss = self.compute_loss(x, y, y_pred, weight, training)
         batch_size = next(value for value in tree.flatten(x) if value is not None).shape[0]
-        _accumulate(model._loss_tracker, loss.detach() * batch_size, batch_size)
+        _accumulate(self._model._loss_tracker, loss.detach() * batch_size, batch_size)
         return loss
 
-    def _figures(self, x, y, y_pred, weight):
-        """All metrics so far, by name."""
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """`compute_loss` of the model."""
+        model, native = self._model, self._loss(self._model, self._model._compile_loss)
+        if native is not None and sample_weight is None and torch.is_tensor(y_pred):
+            return native(ops.convert_to_tensor(y), y_pred)
+        return _STOCK.compute_loss(model, x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """`compute_metrics` of the model: all metrics so far, by name."""
         model, native = self._model, self._metrics(self._model, self._model._compile_metrics)
-        if native is None or weight is not None or not torch.is_tensor(y_pred):
-            return model.compute_metrics(x, y, y_pred, sample_weight=weight)
+        if native is None or sample_weight is not None or not torch.is_tensor(y_pred):
+            return _STOCK.compute_metrics(model, x, y, y_pred, sample_weight)
         with torch.no_grad():
             return native(ops.convert_to_tensor(y), y_pred)
 
@@ -121,7 +126,7 @@ def _native_loss(model, compiled):
 def _adds_losses(model):
     """Whether a layer or a regularizer may add to what was compiled."""
     return any(variable.regularizer is not None for variable in model.trainable_variables) or any(
-        layer.activity_regularizer is not None or not type(layer).__module__.startswith("keras.")
+        layer.activity_regularizer is not None or not type(layer).__module__.startswith(("keras.", "kcifar."))
         for layer in model._flatten_layers()
     )
 

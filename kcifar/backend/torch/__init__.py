@@ -44,8 +44,7 @@ def accelerate(model):
     What it computes and what it saves stay. Its known layers (see `kernels`) go to native calls in channels_last
     memory, a functional graph runs without Keras's checks around every layer, and the training step of a model that
     does not override it (of one that does, the loss and the metrics) without waiting for the device. All else runs as
-    stock. On JAX, where XLA compiles the step of
-    a stock model, nothing is changed.
+    stock. On JAX, where XLA compiles the step of a stock model, nothing is changed.
 
     Dropout without a seed draws in the order of memory, so behind a pooling it keeps as many values as in stock, but
     others. From the first call on glibc keeps the memory that the process frees, for the next batch.

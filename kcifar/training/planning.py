@@ -52,8 +52,8 @@ class Plan:
         return ops.convert_to_numpy(self.schedule(np.asarray(steps)))
 
     def learning_rate_at(self, step):
-        """The learning rate of an optimizer step, counted from 0: the shortest float that is it in float32."""
-        return float(str(self.learning_rates(step)[()]))
+        """The learning rate of an optimizer step, counted from 0: float, to the 7 digits that float32 holds."""
+        return float(f"{self.learning_rates(step):.7g}")
 
     def describe(self):
         """What will be done, as (name, text) rows."""

@@ -18,6 +18,7 @@ _FUNCTIONS = [
     "prepares_ahead",
     "switch",
     "train_step",
+    "untrained_state",
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",

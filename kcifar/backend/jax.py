@@ -41,8 +41,8 @@ def gradients(model, function, at=None):
         model: compiled; the function may read its variables and those of its optimizer and metrics, and assign those
             that are not trained.
         function: gives (scalar, anything); called once.
-        at: values for the trainable variables and for the others, two lists, in the place of their own; then nothing
-            that the function assigns to these stays.
+        at: (values for the trainable variables, an `untrained_state`), in the place of their own; then nothing that
+            the function assigns to the variables stays.
 
     Returns:
         (anything, a gradient or None for each trainable variable).
@@ -56,12 +56,17 @@ def gradients(model, function, at=None):
             scalar, result = function()
         return scalar, (result, [scope.get_current_value(variable) for variable in others])
 
-    values = at or ([v.value for v in variables], [v.value for v in others])
+    values = at or ([v.value for v in variables], untrained_state(model))
     found, (result, changed) = jax.grad(of, has_aux=True)(*values)
     if at is None:
         for variable, value in zip(others, changed, strict=True):
             variable.assign(value)
     return result, found
+
+
+def untrained_state(model):
+    """All that a pass of the model reads and changes but the trainable variables: a pass from it has the same chance."""
+    return [variable.value for variable in model.non_trainable_variables]
 
 
 def derivatives(function, variables):

@@ -88,7 +88,7 @@ class SharpnessAware(keras.Model):
             loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
             return self.optimizer.scale_loss(loss), (loss, y_pred)
 
-        state = [ops.copy(variable) for variable in self.non_trainable_variables]  # the seeds of dropout among them
+        state = backend.untrained_state(self)  # the seeds of dropout in it
         (loss, y_pred), gradients = backend.gradients(self, loss_of_batch)
         worst = [w + step for w, step in zip(weights, self._ascent(weights, gradients), strict=True)]
         _, gradients = backend.gradients(self, loss_of_batch, at=(worst, state))
@@ -111,9 +111,10 @@ class SharpnessAware(keras.Model):
         return [t * g * length for t, g in zip(scales, scaled, strict=True)]
 
     def _norm(self, gradients):
-        """‖gradients‖₂ + 1e-12, as if they had not been scaled."""
-        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in gradients]
-        return ops.sqrt(sum(squares)) + self.optimizer.scale_loss(1e-12)
+        """‖gradients‖₂ + 1e-12 of the loss as it is, scaled as they are."""
+        scale = self.optimizer.scale_loss(1.0)
+        values = ops.concatenate([ops.ravel(ops.cast(g, "float32")) for g in gradients])
+        return (ops.norm(values / scale) + 1e-12) * scale
 
     def save(self, *args, **kwargs):
         self.model.save(*args, **kwargs)

@@ -12,27 +12,42 @@ def gradients(model, function, at=None):
         model: compiled; the function may read its variables and those of its optimizer and metrics, and assign those
             that are not trained.
         function: gives (scalar, anything); called once.
-        at: values for the trainable variables and for the others, two lists, in the place of their own; then nothing
-            that the function assigns to these stays.
+        at: (values for the trainable variables, an `untrained_state`), in the place of their own; then nothing that
+            the function assigns to the variables stays.
 
     Returns:
         (anything, a gradient or None for each trainable variable).
     """
-    variables = model.trainable_variables
-    with (
-        contextlib.nullcontext() if at is None else _having(variables + model.non_trainable_variables, [*at[0], *at[1]])
-    ):
+    variables = [variable.value for variable in model.trainable_variables]
+    with contextlib.nullcontext() if at is None else _having(model, *at):
         scalar, result = function()
-        return result, torch.autograd.grad(scalar, [variable.value for variable in variables], allow_unused=True)
+        return result, torch.autograd.grad(scalar, variables, allow_unused=True)
+
+
+def untrained_state(model):
+    """All that a pass of the model reads and changes but the trainable variables: a pass from it has the same chance.
+
+    That is the other variables, seeds among them, and torch's own generators, which dropout without a seed draws from.
+    """
+    values = [variable.value.detach().clone() for variable in model.non_trainable_variables]
+    return values, [generator.get_state() for generator in _generators()]
+
+
+def _generators():
+    devices = [torch.cuda.default_generators[torch.cuda.current_device()]] if torch.cuda.is_initialized() else []
+    return [torch.default_generator, *devices]
 
 
 @contextlib.contextmanager
-def _having(variables, values):
-    """The variables have these values inside, whose memory may be changed; outside their own ones, untouched."""
-    tensors = [variable.value for variable in variables]
+def _having(model, weights, state):
+    """The model has these values inside, whose memory may be changed; outside its own ones, untouched."""
+    tensors = [variable.value for variable in model.trainable_variables + model.non_trainable_variables]
     own = [tensor.data for tensor in tensors]
+    others, drawn = state
     try:
-        _set(tensors, values)
+        _set(tensors, [*weights, *others])
+        for generator, of_generator in zip(_generators(), drawn, strict=True):
+            generator.set_state(of_generator)
         yield
     finally:
         _set(tensors, own)

@@ -5,8 +5,6 @@ import io
 import h5py
 import keras
 import numpy as np
-import pytest
-import torch
 from keras import layers, ops, tree
 
 import kcifar
@@ -18,12 +16,6 @@ TOLERANCE = 1e-5
 # A gradient that is zero but for rounding, as that of a bias before BatchNorm, is measured against the other gradients:
 # its terms are of the size of theirs.
 FLOOR = 0.1  # of the largest gradient
-
-
-@pytest.fixture(autouse=True)
-def float32_is_float32(monkeypatch):
-    """No TF32 in a GPU's convolutions: it would round both twins to 10 bits, each in its own way."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def filled(model, seed=0):

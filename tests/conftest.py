@@ -9,6 +9,9 @@ import pytest
 
 # The tests' models are small: more threads only wait for each other, for minutes where something else needs the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# On a GPU float32 is to be float32: by default convolutions round their products to TF32's 10 bits.
+os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"
 
 import kcifar  # noqa: F401  (chooses the backend before any test imports keras)
 
@@ -34,6 +37,19 @@ def isolated_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache, or sees the user's KCIFAR_DATA."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("KCIFAR_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For tests of small nets on JAX, whose time is XLA's compiling: it optimises little. On torch, nothing."""
+    if os.environ["KERAS_BACKEND"] != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from accelerate_twins import (
     array_of,
-    float32_is_float32,  # noqa: F401
     weights_file,
 )
 from keras import layers

@@ -21,7 +21,6 @@ from accelerate_twins import (
     assert_same_weights,
     crossentropy,
     filled,
-    float32_is_float32,  # noqa: F401
     masked,
     nested,
     net,

@@ -16,7 +16,6 @@ from accelerate_twins import (
     assert_twins_agree,
     conv,
     filled,
-    float32_is_float32,  # noqa: F401
     image_model,
     name_of,
     normal,

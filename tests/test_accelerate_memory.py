@@ -10,7 +10,6 @@ from accelerate_twins import (
     arrays_of,
     assert_twins_agree,
     conv,
-    float32_is_float32,  # noqa: F401
     image_model,
     normal,
     twins,

@@ -13,7 +13,6 @@ from accelerate_twins import (
     arrays_of,
     assert_twins_agree,
     filled,
-    float32_is_float32,  # noqa: F401
     name_of,
     normal,
     observed,

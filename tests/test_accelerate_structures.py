@@ -12,7 +12,6 @@ from accelerate_twins import (
     called,
     conv,
     filled,
-    float32_is_float32,  # noqa: F401
     image_model,
     masked,
     nested,
@@ -303,6 +302,7 @@ STRUCTURES = {make.__name__: (make, IMAGE) for make in OF_ONE_IMAGE} | {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*RNN module weights:UserWarning")  # Keras's own GRU on a GPU
 @pytest.mark.parametrize(("make", "inputs"), STRUCTURES.values(), ids=STRUCTURES)
 def test_a_structure_is_the_stock_structure(make, inputs):
     assert_twins_agree(make, inputs)

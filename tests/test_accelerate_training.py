@@ -19,7 +19,6 @@ from accelerate_twins import (
     conv,
     crossentropy,
     filled,
-    float32_is_float32,  # noqa: F401
     net,
     sgd,
 )

@@ -5,6 +5,7 @@ import os
 import jax
 import keras
 import numpy as np
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 
 def compiled(function):
@@ -34,29 +35,31 @@ def prepares_ahead():
     return True
 
 
-def gradients(model, function, at=None):
-    """What a function of no arguments computes, and the gradients of its first result by the model's weights.
+def gradients(function, variables, others, at=None):
+    """What a function of no arguments computes, and the gradients of its first result.
 
     Args:
-        model: compiled; the function may read its variables and those of its optimizer and metrics, and assign those
-            that are not trained.
-        function: gives (scalar, anything); called once.
-        at: (values for the trainable variables, an `untrained_state`), in the place of their own; then nothing that
-            the function assigns to the variables stays.
+        function: gives (scalar, anything); called once, in a `train_step`. May read any variable of the model, and
+            assign the `others`.
+        variables: the `keras.Variable`s that the scalar is differentiated by.
+        others: the model's other variables.
+        at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that the
+            function assigns stays.
 
     Returns:
-        (anything, a gradient or None for each trainable variable).
+        (anything, a gradient or None for each of the `variables`).
     """
-    variables, others = model.trainable_variables, model.non_trainable_variables
-    read = model.optimizer.variables + model.metrics_variables
+    around = get_stateless_scope()
 
     def of(values, other_values):
-        mapping = zip([*variables, *others, *read], [*values, *other_values, *[v.value for v in read]], strict=True)
-        with keras.StatelessScope(collect_losses=True, state_mapping=mapping) as scope:
+        with keras.StatelessScope(collect_losses=True) as scope:
+            scope.state_mapping.update(around.state_mapping)
+            for variable, value in zip([*variables, *others], [*values, *other_values], strict=True):
+                scope.add_update((variable, value))
             scalar, result = function()
         return scalar, (result, [scope.get_current_value(variable) for variable in others])
 
-    values = at or ([v.value for v in variables], untrained_state(model))
+    values = at or ([variable.value for variable in variables], pass_state(others))
     found, (result, changed) = jax.grad(of, has_aux=True)(*values)
     if at is None:
         for variable, value in zip(others, changed, strict=True):
@@ -64,9 +67,9 @@ def gradients(model, function, at=None):
     return result, found
 
 
-def untrained_state(model):
-    """All that a pass of the model reads and changes but the trainable variables: a pass from it has the same chance."""
-    return [variable.value for variable in model.non_trainable_variables]
+def pass_state(others):
+    """All that a pass of a model reads and changes but its weights: two passes from it draw the same dropout."""
+    return [variable.value for variable in others]
 
 
 def derivatives(function, variables):

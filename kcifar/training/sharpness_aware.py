@@ -78,9 +78,9 @@ class SharpnessAware(keras.Model):
 
     def _gradients_and_figures(self, data):
         """The gradients that the optimizer takes, and the figures of the batch by name."""
-        if not self.trainable_variables:
+        variables, others = self.trainable_variables, self.non_trainable_variables
+        if not variables:
             raise InputError(f"SharpnessAware: the model '{self.name}' has no trainable weights")
-        weights = [ops.stop_gradient(variable) for variable in self.trainable_variables]
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
         def loss_of_batch():
@@ -88,27 +88,28 @@ class SharpnessAware(keras.Model):
             loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
             return self.optimizer.scale_loss(loss), (loss, y_pred)
 
-        state = backend.untrained_state(self)  # the seeds of dropout in it
-        (loss, y_pred), gradients = backend.gradients(self, loss_of_batch)
-        worst = [w + step for w, step in zip(weights, self._ascent(weights, gradients), strict=True)]
-        _, gradients = backend.gradients(self, loss_of_batch, at=(worst, state))
+        state = backend.pass_state(others)  # the seeds of dropout in it
+        (loss, y_pred), gradients = backend.gradients(loss_of_batch, variables, others)
+        worst = self._worst_point(variables, gradients)
+        _, gradients = backend.gradients(loss_of_batch, variables, others, at=(worst, state))
 
         self._loss_tracker.update_state(loss, sample_weight=keras.tree.flatten(x)[0].shape[0])
         return gradients, self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def _ascent(self, weights, gradients):
-        """ε for each weight: the same for gradients that are all scaled alike."""
+    def _worst_point(self, variables, gradients):
+        """w + ε for each weight."""
+        weights = [ops.stop_gradient(variable) for variable in variables]
         gradients = [ops.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
         if not self.adaptive:
             length = self.rho / self._norm(gradients)
-            return [g * length for g in gradients]
+            return [w + length * g for w, g in zip(weights, gradients, strict=True)]
         scales = [
             1.0 if variable.name in ("bias", "beta") else ops.abs(w) + self.eta
-            for variable, w in zip(self.trainable_variables, weights, strict=True)
+            for variable, w in zip(variables, weights, strict=True)
         ]
         scaled = [t * g for t, g in zip(scales, gradients, strict=True)]
         length = self.rho / self._norm(scaled)
-        return [t * g * length for t, g in zip(scales, scaled, strict=True)]
+        return [w + length * t * g for w, t, g in zip(weights, scales, scaled, strict=True)]
 
     def _norm(self, gradients):
         """‖gradients‖₂ + 1e-12 of the loss as it is, scaled as they are."""

@@ -6,7 +6,7 @@ from kcifar.backend.torch.device import (
     prepares_ahead,
     use_deterministic_algorithms,
 )
-from kcifar.backend.torch.gradients import derivatives, gradients, train_step, untrained_state
+from kcifar.backend.torch.gradients import derivatives, gradients, pass_state, train_step
 from kcifar.backend.torch.graph import use_native_kernels
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.step import use_native_step
@@ -22,11 +22,11 @@ __all__ = [
     "describe",
     "gradients",
     "known_values",
+    "pass_state",
     "peak_device_bytes",
     "prepares_ahead",
     "switch",
     "train_step",
-    "untrained_state",
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",

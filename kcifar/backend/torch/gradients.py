@@ -5,48 +5,50 @@ import contextlib
 import torch
 
 
-def gradients(model, function, at=None):
-    """What a function of no arguments computes, and the gradients of its first result by the model's weights.
+def gradients(function, variables, others, at=None):
+    """What a function of no arguments computes, and the gradients of its first result.
 
     Args:
-        model: compiled; the function may read its variables and those of its optimizer and metrics, and assign those
-            that are not trained.
-        function: gives (scalar, anything); called once.
-        at: (values for the trainable variables, an `untrained_state`), in the place of their own; then nothing that
-            the function assigns to the variables stays.
+        function: gives (scalar, anything); called once, in a `train_step`. May read any variable of the model, and
+            assign the `others`.
+        variables: the `keras.Variable`s that the scalar is differentiated by.
+        others: the model's other variables.
+        at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that the
+            function assigns stays.
 
     Returns:
-        (anything, a gradient or None for each trainable variable).
+        (anything, a gradient or None for each of the `variables`).
     """
-    variables = [variable.value for variable in model.trainable_variables]
-    with contextlib.nullcontext() if at is None else _having(model, *at):
+    tensors = [variable.value for variable in variables]
+    state = [variable.value for variable in others]
+    with contextlib.nullcontext() if at is None else _having(tensors + state, *at):
         scalar, result = function()
-        return result, torch.autograd.grad(scalar, variables, allow_unused=True)
+        return result, torch.autograd.grad(scalar, tensors, allow_unused=True)
 
 
-def untrained_state(model):
-    """All that a pass of the model reads and changes but the trainable variables: a pass from it has the same chance.
+def pass_state(others):
+    """All that a pass of a model reads and changes but its weights: two passes from it draw the same dropout.
 
-    That is the other variables, seeds among them, and torch's own generators, which dropout without a seed draws from.
+    That is the values of the variables that are not trained, seeds among them, and of torch's own generators, which
+    dropout without a seed draws from.
     """
-    values = [variable.value.detach().clone() for variable in model.non_trainable_variables]
+    values = [variable.value.detach().clone() for variable in others]
     return values, [generator.get_state() for generator in _generators()]
 
 
 def _generators():
-    devices = [torch.cuda.default_generators[torch.cuda.current_device()]] if torch.cuda.is_initialized() else []
-    return [torch.default_generator, *devices]
+    of_device = [torch.cuda.default_generators[torch.cuda.current_device()]] if torch.cuda.is_initialized() else []
+    return [torch.default_generator, *of_device]
 
 
 @contextlib.contextmanager
-def _having(model, weights, state):
-    """The model has these values inside, whose memory may be changed; outside its own ones, untouched."""
-    tensors = [variable.value for variable in model.trainable_variables + model.non_trainable_variables]
+def _having(tensors, weights, state):
+    """The tensors have these values inside, whose memory may be changed; outside their own ones, untouched."""
     own = [tensor.data for tensor in tensors]
-    others, drawn = state
+    others, of_generators = state
     try:
         _set(tensors, [*weights, *others])
-        for generator, of_generator in zip(_generators(), drawn, strict=True):
+        for generator, of_generator in zip(_generators(), of_generators, strict=True):
             generator.set_state(of_generator)
         yield
     finally:

@@ -91,7 +91,13 @@ def max_pooling2d(layer, dtype, ranks):
 
 
 def average_pooling2d(layer, dtype, ranks):
-    return _pooling(layer, dtype, functools.partial(F.avg_pool2d, count_include_pad=False))
+    return _pooling(layer, dtype, _average_pool)
+
+
+def _average_pool(x, size, strides, padding):
+    if x.is_cuda and padding and any(padding):
+        x = x.contiguous()  # in channels_last the gradient is a wrong one with padding (pytorch#188344, mended in July 2026)
+    return F.avg_pool2d(x, size, strides, padding, count_include_pad=False)
 
 
 def _pooling(layer, dtype, pool):

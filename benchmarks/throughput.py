@@ -2,7 +2,7 @@
 
 Every variant (see variants.py) is a process of its own that trains for some seconds when it is its turn and is stopped
 while the others have theirs. The order is rotated in every round, so that no variant has the quiet moments of a shared
-machine to itself. CPU only.
+machine to itself. On the CPU; with --gpu on the first GPU.
 """
 
 import argparse
@@ -31,6 +31,7 @@ examples:
   python benchmarks/throughput.py --data cifar-10-batches-py
   python benchmarks/throughput.py --data demo --batch-size 32 --rounds 1 --seconds 1
   python benchmarks/throughput.py --data demo --variants torch kcifar-torch-plain --out plain.json
+  python benchmarks/throughput.py --data cifar-10-batches-py --gpu --batch-size 128
 
 variants, of report B's net at batches of 32 and 512 where no net is named:
   report                             the report's program: NCHW, per-step loss.item(), 2 workers with PIL transforms
@@ -48,6 +49,9 @@ exit code: 0; 1 if a variant failed; 2 for wrong arguments; 130 for Ctrl-C
 """
 
 
+_CPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+
+
 class Child:
     """A variant's process, stopped except while it is asked.
 
@@ -55,10 +59,11 @@ class Child:
     stopped groups that are left behind.
     """
 
-    def __init__(self, variant, source, batch_size):
+    def __init__(self, variant, source, batch_size, gpu):
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-        environment |= VARIANTS[variant].environment
+        # All variants are in memory at once, of which JAX would take three quarters.
+        device = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if gpu else _CPU
+        environment = {**os.environ, "PYTHONPATH": path, **device, **VARIANTS[variant].environment}
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in kill)
         self.process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("variants.py"), variant, source, str(batch_size)],
@@ -109,7 +114,7 @@ def measure(options, variants, batch_size, console):
     try:
         for result in results:
             console.print(f"batch {batch_size}: starting {result['variant']}")
-            child = children[result["variant"]] = Child(result["variant"], options.data, batch_size)
+            child = children[result["variant"]] = Child(result["variant"], options.data, batch_size, options.gpu)
             result["error"] = child.ask().get("error")
         for turn in range(options.rounds):
             first = turn % len(results)
@@ -186,7 +191,7 @@ def table(results):
     return shown
 
 
-def environment():
+def environment(gpu):
     """Machine, versions and commit, for the JSON."""
     names = ("torch", "jax", "jaxlib", "keras", "numpy", "pillow")
     versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
@@ -196,13 +201,26 @@ def environment():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS")
     machine = {"cpu": cpu or platform.processor(), "cores": cores, "omp_num_threads": threads}
+    if gpu:
+        machine["gpu"] = _gpu()
     changes = _git("status", "--porcelain", "--", "kcifar", "recipes", "benchmarks/*.py")
     return {"machine": machine, "versions": versions, "commit": _git("rev-parse", "HEAD"), "dirty": changes != ""}
 
 
 def _git(*arguments):
-    done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
+    return _output("git", "-C", ROOT, *arguments)
+
+
+def _gpu():
+    """Name and driver of the first GPU."""
+    return _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0")
+
+
+def _output(*command):
+    """What a program prints; None where it fails or is not there."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
 
 
 def run(options):
@@ -210,7 +228,7 @@ def run(options):
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     started = datetime.datetime.now(datetime.UTC)
     out = options.out or RESULTS / f"throughput-{started:%Y%m%d-%H%M%S}.json"
-    found = {"started": started.isoformat(timespec="seconds"), **environment()}
+    found = {"started": started.isoformat(timespec="seconds"), **environment(options.gpu)}
     found["arguments"] = {name: value for name, value in vars(options).items() if name != "out"}
     found["arguments"]["data"] = Path(options.data).name  # where it lies is of no interest elsewhere
     found["machine"]["load_at_start"] = os.getloadavg()
@@ -245,6 +263,7 @@ def main(arguments=None):
     parser.add_argument(
         "--batch-size", type=_positive(int), nargs="+", default=[32, 64, 128, 512], metavar="N", help="default: all"
     )
+    parser.add_argument("--gpu", action="store_true", help="on a GPU (default: on the CPU)")
     parser.add_argument(
         "--rounds", type=_positive(int), default=5, metavar="N", help="turns of each variant (default: 5)"
     )
@@ -261,6 +280,8 @@ def main(arguments=None):
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         data.load(options.data)  # a wrong source fails here, and the variants find it in the cache
+        if options.gpu and not _gpu():
+            raise InputError("--gpu is given, but nvidia-smi shows no GPU; leave it out to measure on the CPU")
         if not options.out:
             RESULTS.mkdir(exist_ok=True)
         elif not os.access(options.out.parent, os.W_OK) or options.out.is_dir():

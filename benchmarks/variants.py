@@ -81,7 +81,8 @@ def report(source, batch_size, clock):
     import torch
     import torch.nn.functional as F
 
-    net = plain_torch.elu_cnn()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = plain_torch.elu_cnn().to(device)
     optimizer, schedule = plain_torch.report_b_optimizer(net)
     photographs = Photographs(*_training_images(source, batch_size))
     loader = torch.utils.data.DataLoader(photographs, batch_size, shuffle=True, drop_last=True, num_workers=2)
@@ -89,6 +90,7 @@ def report(source, batch_size, clock):
     while True:
         total = 0.0
         for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
             blend, partner = np.random.beta(0.4, 0.4), torch.randperm(batch_size)
             output = F.log_softmax(net(blend * images + (1 - blend) * images[partner]), dim=1)
             loss = blend * F.nll_loss(output, labels) + (1 - blend) * F.nll_loss(output, labels[partner])
@@ -140,16 +142,17 @@ def tuned_torch(source, batch_size, clock, net="elu_cnn", bfloat16=False, keep_m
         from kcifar.backend.torch.memory import keep_freed_memory
 
         keep_freed_memory()
-    net = getattr(plain_torch, net)().to(memory_format=torch.channels_last)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = getattr(plain_torch, net)().to(device, memory_format=torch.channels_last)
     optimizer, _ = plain_torch.report_b_optimizer(net, fused=True)
     batches = [  # NHWC in memory, seen as NCHW: channels_last
-        (torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels))
+        (torch.from_numpy(images).to(device).permute(0, 3, 1, 2), torch.from_numpy(labels).to(device))
         for images, labels in _ready_batches(source, batch_size)
     ]
-    total, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+    total, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     while True:
         for images, labels in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
                 logits = net(images)
                 loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()

@@ -72,10 +72,11 @@ def test_times_and_failures_are_reported(tmp_path):
         (["--rounds", "0"], "invalid positive int value: '0'"),
         (["--data", "nowhere"], "no data source 'nowhere'"),
         (["--out", "no/such/folder.json"], "expected a file in a folder that exists"),
+        (["--gpu"], "nvidia-smi shows no GPU"),
     ],
 )
 def test_wrong_arguments(arguments, complaint):
-    done = throughput(*arguments)
+    done = throughput(*arguments, PATH="")  # where no nvidia-smi is found
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr

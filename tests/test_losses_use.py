@@ -10,6 +10,7 @@ from test_losses import (
     BATCH,
     CLASSES,
     LABELS,
+    MIXED,
     ON_TORCH,
     RANDOM,
     ROWS,

@@ -43,8 +43,8 @@ def gradients(function, variables, others, at=None):
             assign the `others`.
         variables: the `keras.Variable`s that the scalar is differentiated by.
         others: the model's other variables.
-        at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that the
-            function assigns stays.
+        at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that
+            the function assigns stays.
 
     Returns:
         (anything, a gradient or None for each of the `variables`).

@@ -96,7 +96,8 @@ def average_pooling2d(layer, dtype, ranks):
 
 def _average_pool(x, size, strides, padding):
     if x.is_cuda and padding and any(padding):
-        x = x.contiguous()  # in channels_last the gradient is a wrong one with padding (pytorch#188344, mended in July 2026)
+        # In channels_last torch's gradient is wrong where it pads: pytorch#188344, mended in July 2026.
+        x = x.contiguous()
     return F.avg_pool2d(x, size, strides, padding, count_include_pad=False)
 
 

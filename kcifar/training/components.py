@@ -97,7 +97,15 @@ def loss(component):
 
 def schedule(component):
     """A function of (learning rate, epochs, steps in one) that gives the schedule that the component names."""
-    return _make("schedule", _SCHEDULES, component)
+    schedule_of = _make("schedule", _SCHEDULES, component)
+
+    def checked(*arguments):
+        try:
+            return schedule_of(*arguments)
+        except (TypeError, OverflowError) as error:  # what rounding and comparing raise on values of other types
+            raise InputError(f"schedule is {component}: {error}") from None
+
+    return checked
 
 
 def sharpness_aware(component, model):

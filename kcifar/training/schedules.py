@@ -5,6 +5,7 @@ piecewise one changes a step late by PyTorch's count. These are arithmetic on th
 device, and many steps are computed in one call.
 """
 
+import itertools
 import math
 
 import keras
@@ -35,9 +36,10 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate, steps, warmup_steps=0, final=0.0):
         _expect_rate("WarmupCosine", learning_rate)
-        if not 0 <= warmup_steps < steps:
+        if not (0 <= warmup_steps < steps and _are_whole(warmup_steps, steps)):
             raise InputError(
-                f"WarmupCosine: the warm-up is {warmup_steps} of {steps} steps; expected at least 0 and less than all"
+                f"WarmupCosine: the warm-up is {warmup_steps} of {steps} steps; expected whole numbers, at least 0 and "
+                "less than all"
             )
         if not 0 <= final <= learning_rate:
             raise InputError(f"WarmupCosine(final={final}): expected from 0 to the learning rate, {learning_rate}")
@@ -49,8 +51,8 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         step = ops.minimum(ops.cast(step, "int32"), self.steps)
         # Whole numbers until the place is known: float32 would round it in a long training.
-        behind = ops.cast(step - self.warmup_steps, "float32") / (self.steps - self.warmup_steps)
-        cosine = self.final + (self.learning_rate - self.final) * 0.5 * (1 + ops.cos(math.pi * behind))
+        left = ops.cast(self.steps - step, "float32") / (self.steps - self.warmup_steps)
+        cosine = self.final + (self.learning_rate - self.final) * _rising(left)
         if not self.warmup_steps:
             return cosine
         linear = self.learning_rate * ops.cast(step, "float32") / self.warmup_steps
@@ -77,8 +79,10 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate, decay_steps, gamma=0.1):
         _expect_rate("StepDecay", learning_rate)
-        if not (decay_steps >= 1 and 0 < gamma < math.inf):
-            raise InputError(f"StepDecay: {decay_steps} steps, gamma={gamma}; expected at least 1 step, and gamma > 0")
+        if not (decay_steps >= 1 and _are_whole(decay_steps) and 0 < gamma < math.inf):
+            raise InputError(
+                f"StepDecay: {decay_steps} steps, gamma={gamma}; expected a whole number, at least 1 step, and gamma > 0"
+            )
         self.learning_rate = learning_rate
         self.decay_steps = decay_steps
         self.gamma = gamma
@@ -116,8 +120,11 @@ class PiecewiseConstant(keras.optimizers.schedules.LearningRateSchedule):
                 f"PiecewiseConstant: {len(boundaries)} boundaries {boundaries} and {len(factors)} factors {factors}; "
                 "expected one factor more than boundaries"
             )
-        if list(boundaries) != sorted({*boundaries}) or min(boundaries, default=1) < 1:
-            raise InputError(f"PiecewiseConstant: the boundaries are {boundaries}; expected rising numbers above 0")
+        rising = all(one < other for one, other in itertools.pairwise((0, *boundaries)))
+        if not (rising and _are_whole(*boundaries)):
+            raise InputError(
+                f"PiecewiseConstant: the boundaries are {boundaries}; expected rising whole numbers above 0"
+            )
         if not all(0 <= factor < math.inf for factor in factors):
             raise InputError(f"PiecewiseConstant: the factors are {factors}; expected numbers ≥ 0")
         self.learning_rate = learning_rate
@@ -157,8 +164,10 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate, steps, up_steps, start_divisor=25.0, final_divisor=1e4, shape="cosine"):
         _expect_rate("OneCycle", learning_rate)
-        if not 2 <= up_steps < steps:
-            raise InputError(f"OneCycle: {up_steps} of {steps} steps rise; expected at least 2 and less than all")
+        if not (2 <= up_steps < steps and _are_whole(up_steps, steps)):
+            raise InputError(
+                f"OneCycle: {up_steps} of {steps} steps rise; expected whole numbers, at least 2 and less than all"
+            )
         if not (0 < start_divisor < math.inf and 0 < final_divisor < math.inf):
             raise InputError(
                 f"OneCycle(start_divisor={start_divisor}, final_divisor={final_divisor}): expected numbers above 0"
@@ -182,11 +191,20 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     def _between(self, first, last, step, steps):
         left = 1 - ops.cast(step, "float32") / steps
         if self.shape == "cosine":
-            left = 0.5 * (1 - ops.cos(math.pi * left))
+            left = _rising(left)
         return last + (first - last) * left
 
     def get_config(self):
         return vars(self).copy()
+
+
+def _rising(place):
+    """½(1 − cos(π·place)), from 0 to 1. As a square, since the difference has no digits left near 0."""
+    return ops.square(ops.sin(math.pi / 2 * place))
+
+
+def _are_whole(*steps):
+    return all(step % 1 == 0 for step in steps)
 
 
 def _expect_rate(schedule, learning_rate):

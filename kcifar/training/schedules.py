@@ -81,7 +81,7 @@ class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
         _expect_rate("StepDecay", learning_rate)
         if not (decay_steps >= 1 and _are_whole(decay_steps) and 0 < gamma < math.inf):
             raise InputError(
-                f"StepDecay: {decay_steps} steps, gamma={gamma}; expected a whole number, at least 1 step, and gamma > 0"
+                f"StepDecay: {decay_steps} steps, gamma={gamma}; expected whole steps, at least 1, and gamma > 0"
             )
         self.learning_rate = learning_rate
         self.decay_steps = decay_steps

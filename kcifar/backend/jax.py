@@ -122,13 +122,15 @@ def switch(index, branches, operand):
 
 
 def values_between_steps(model):
-    """The values of the model's trainable variables, then of the others, while it trains but in no step: arrays.
+    """The values of the model's variables while it trains but in no step: other objects after each step.
 
     Keras keeps them out of the variables until somebody asks for these, which takes as long as some steps.
     """
     if model._jax_state_synced:
-        return [variable.value for variable in model.trainable_variables + model.non_trainable_variables]
-    return [*model._jax_state["trainable_variables"], *model._jax_state["non_trainable_variables"]]
+        return [variable.value for variable in model.variables]
+    state = model._jax_state["trainable_variables"] + model._jax_state["non_trainable_variables"]
+    value_of = dict(zip(map(id, model.trainable_variables + model.non_trainable_variables), state, strict=True))
+    return [value_of[id(variable)] for variable in model.variables]
 
 
 @jax.jit

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import keras
+import numpy as np
+from keras import ops
 
 from kcifar.callbacks.early_stopping import better
 from kcifar.errors import InputError
@@ -31,6 +33,9 @@ class Checkpoint(keras.callbacks.Callback):
         best: the best value so far, or None.
         best_epoch: its epoch counted from 1, or None.
         stopped: whether training was ended before its last epoch (early stopping).
+
+    Raises:
+        InputError: at the end of an epoch: `monitor` is not in the log, or a weight is NaN or infinite.
     """
 
     def __init__(self, folder, monitor, from_epoch=1, stateful=()):
@@ -68,6 +73,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
 
     def on_epoch_end(self, epoch, logs=None):
+        self._expect_finite(epoch)
         if self._is_best(epoch + 1, logs):
             self.best_epoch = epoch + 1
             save_model(self.model, self.best_path)
@@ -80,6 +86,12 @@ class Checkpoint(keras.callbacks.Callback):
             "callbacks": [callback.state() for callback in self.stateful],
         }
         save_state(self.state_path, self.model, record)
+
+    def _expect_finite(self, epochs_before):
+        """The last step can break weights whose loss nobody has seen yet."""
+        if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in self.model.weights):
+            kept = f"the checkpoint of epoch {epochs_before} stays" if epochs_before else "nothing was saved yet"
+            raise InputError(f"weights are not finite after epoch {epochs_before + 1}; {kept}")
 
     def _is_best(self, epoch, logs):
         if self.monitor is None:

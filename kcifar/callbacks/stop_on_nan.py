@@ -1,6 +1,7 @@
 """Ends training where the loss is no number any more."""
 
 import math
+import threading
 
 import keras
 
@@ -14,19 +15,37 @@ class StopOnNaN(keras.callbacks.Callback):
     read after every step.
 
     Raises:
-        InputError: the loss is no finite number; it says in which epoch and step, both counted from 1.
+        InputError: the loss is no finite number; it says in which epoch and first in which step, both counted from 1.
     """
 
-    # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.
+    # Keras then reads a batch's figures in threads, in any order, and training does not wait for the device after every
+    # step. What is raised there ends `fit` at one of the next steps, or else before any callback's `on_epoch_end`.
     async_safe = True
+
+    def __init__(self):
+        super().__init__()
+        self._lock = threading.Lock()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
+        self._finite = 0  # calls whose loss was finite
+        self._first = None  # (step, loss) of the first one so far that was not
 
     def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            kept = f"the checkpoint of epoch {self._epoch} stays" if self._epoch else "nothing was saved yet"
-            raise InputError(
-                f"the loss is {logs['loss']} in epoch {self._epoch + 1} at step {batch + 1} of {self.params['steps']}; "
-                f"{kept}. Lower the learning rate, or clip gradients (optimizer.global_clipnorm=1)"
-            )
+        loss = logs["loss"]
+        with self._lock:
+            if math.isfinite(loss):
+                self._finite += 1
+            elif self._first is None or batch < self._first[0]:
+                self._first = batch, loss
+            if self._first and self._finite >= self._first[0] // self._model.steps_per_execution:
+                raise InputError(self._complaint(*self._first))
+
+    def _complaint(self, step, loss):
+        steps, done = self.params["steps"], self._epoch
+        of_all = f" of {steps}" if steps else ""
+        kept = f"the checkpoint of epoch {done} stays" if done else "nothing was saved yet"
+        return (
+            f"the loss is {loss} in epoch {done + 1} at step {step + 1}{of_all}; {kept}. Lower the learning rate, or "
+            "clip gradients (optimizer.global_clipnorm=1)"
+        )

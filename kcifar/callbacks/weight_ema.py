@@ -17,8 +17,10 @@ class WeightEMA(keras.callbacks.Callback):
     BatchNorm's statistics out.
 
     The averages are in the model from the end of an epoch to the beginning of the next, while `fit` validates, and when
-    training is over: `model.save` then saves them. Put it before the callbacks that evaluate or save; give it to
-    `Checkpoint(stateful=…)`, and a run that is resumed goes on to the same bits.
+    training is over: `model.save` then saves them. Within an epoch the weights are, also where training is interrupted
+    there; an `evaluate` then wants `callbacks=[this]` to see the averages. Put it before the callbacks that evaluate or
+    save; give it to `Checkpoint(stateful=…)`, and a run that is resumed goes on to the same bits. A second `fit` of the
+    same model goes on from the weights of the first, one of another model starts anew.
 
     Args:
         decay: from 0 to below 1.
@@ -29,13 +31,15 @@ class WeightEMA(keras.callbacks.Callback):
 
     def __init__(self, decay):
         super().__init__()
-        if not 0 <= decay < 1:
-            raise InputError(f"WeightEMA(decay={decay}): expected a number from 0 to below 1")
+        if not (isinstance(decay, (int, float)) and 0 <= decay < 1):
+            raise InputError(f"WeightEMA(decay={decay!r}): expected a number from 0 to below 1")
         self.decay = decay
         self._steps = 0
         self._others = None  # the averages; the weights while the averages are in the model
         self._averages_in = False
-        self._due = False  # whether a step was taken that is not averaged yet
+        self._of = None  # the model that the averages are of, where it is known
+        self._due = False  # whether a step was begun that is not averaged yet
+        self._last = None  # the first value of the last step that was
 
     def state(self):
         """What `restore` needs: the steps averaged, and what is not in the model, as NumPy arrays."""
@@ -46,11 +50,14 @@ class WeightEMA(keras.callbacks.Callback):
         """Goes on from `state`, where the model has been given the variables that it had then."""
         self._steps = state["steps"]
         self._averages_in = state["averages_in"]
+        self._of, self._due = None, False
         self._others = [ops.copy(ops.convert_to_tensor(array)) for array in state["others"]]
 
     def on_train_begin(self, logs=None):
-        if self._others is None:
+        if self._others is None or self._of not in (None, self.model):
+            self._steps, self._averages_in, self._due = 0, False, False
             self._others = _copies(self._variables())
+        self._of = self.model
 
     def on_epoch_begin(self, epoch, logs=None):
         self._put_in(averages=False)
@@ -73,12 +80,15 @@ class WeightEMA(keras.callbacks.Callback):
         self._put_in(averages=self._were_in)
 
     def _average(self):
-        if self._due:
-            self._due = False
+        if not self._due:
+            return
+        self._due = False
+        # `self.model` would have every variable written back first on JAX.
+        weights = _floats(backend.values_between_steps(self._model))
+        if weights[0] is not self._last:  # else the data had ended when this step was begun
+            self._last = weights[0]
             self._steps += 1
             decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
-            # `self.model` would have every variable written back first on JAX.
-            weights = _floats(backend.values_between_steps(self._model))
             self._others = backend.blended(self._others, weights, np.float32(1 - decay))
 
     def _put_in(self, averages):
@@ -90,7 +100,7 @@ class WeightEMA(keras.callbacks.Callback):
             self._others, self._averages_in = values, averages
 
     def _variables(self):
-        return _floats(self.model.trainable_variables + self.model.non_trainable_variables)
+        return _floats(self.model.variables)
 
 
 def _floats(values):

@@ -14,8 +14,8 @@ def switch(index, branches, operand):
 
 
 def values_between_steps(model):
-    """The values of the model's trainable variables, then of the others, while it trains but in no step: tensors."""
-    return [variable.value for variable in model.trainable_variables + model.non_trainable_variables]
+    """The values of the model's variables while it trains but in no step: other objects after each step."""
+    return [variable.value.data for variable in model.variables]
 
 
 @torch.no_grad()

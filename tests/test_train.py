@@ -338,7 +338,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("schedule=WarmupCosine(warmup_epochs=200)", "less than all"),
         ("schedule=WarmupCosine(learning_rate=1.0)", "has no argument 'learning_rate'"),
         ("schedule=StepDecay(decay_epochs=0)", "at least 1 step"),
-        ("schedule=PiecewiseConstant(boundary_epochs=(5,3),factors=(1,0.5,0.1))", "rising numbers"),
+        ("schedule=PiecewiseConstant(boundary_epochs=(5,3),factors=(1,0.5,0.1))", "rising whole numbers"),
         ("schedule=PiecewiseConstant(boundary_epochs=(5,),factors=(1,))", "one factor more"),
         ("schedule=OneCycle(up_epochs=200)", "less than all"),
         ("transforms=[ColorJitter(hue=0.6)]", "at most 0.5"),

@@ -219,7 +219,7 @@ each_kind = pytest.mark.parametrize("schedule", KINDS.values(), ids=list(KINDS))
 def test_an_array_of_steps_is_step_by_step(schedule):
     rates = rates_of(schedule)
     # A library's cosine of one number and of many may differ in the last place.
-    np.testing.assert_allclose([schedule(step) for step in range(16)], rates[:16], rtol=0, atol=6e-8 * RATE)
+    np.testing.assert_allclose([float(schedule(step)) for step in range(16)], rates[:16], rtol=0, atol=6e-8 * RATE)
     square = schedule(np.arange(COUNT).reshape(8, 16))
     assert (square.shape, keras.backend.standardize_dtype(square.dtype)) == ((8, 16), "float32")
     np.testing.assert_array_equal(np.ravel(ops.convert_to_numpy(square)), rates)

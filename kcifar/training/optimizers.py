@@ -59,7 +59,7 @@ class SGD(_CoupledL2):
         l2_kernels_only: penalise variables of two and more dimensions alone, so neither biases nor BatchNorm's scales
             and offsets (He et al. 2019, arXiv 1812.01187, section 3.1); False for all, as PyTorch does.
         global_clipnorm: gradients whose norm, of all variables together, is above are scaled to it, as
-            `torch.nn.utils.clip_grad_norm_` does; None for never.
+            `torch.nn.utils.clip_grad_norm_` does (but for the 1e-6 that it adds to the norm); None for never.
 
     Raises:
         InputError: a negative argument, a clipping of 0, or Nesterov without momentum.

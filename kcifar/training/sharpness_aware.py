@@ -114,7 +114,7 @@ class SharpnessAware(keras.Model):
     def _norm(self, gradients):
         """‖gradients‖₂ + 1e-12 of the loss as it is, scaled as they are."""
         scale = self.optimizer.scale_loss(1.0)
-        values = ops.concatenate([ops.ravel(ops.cast(g, "float32")) for g in gradients])
+        values = ops.cast(ops.concatenate([ops.ravel(g) for g in gradients]), "float32")
         return (ops.norm(values / scale) + 1e-12) * scale
 
     def save(self, *args, **kwargs):

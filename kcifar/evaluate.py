@@ -32,7 +32,7 @@ def _parser():
     sharpness.add_argument(
         "--sharpness",
         action="store_true",
-        help="the loss increase at radius RHO along the gradient, and the Hessian's top eigenvalue (minutes on a CPU)",
+        help="the loss increase at radius RHO along SAM's direction, the Hessian's top eigenvalue (a minute on a CPU)",
     )
     sharpness.add_argument("--rho", metavar="RHO", type=float, default=0.05, help="radius (default: %(default)s)")
     sharpness.add_argument(
@@ -76,12 +76,14 @@ def _print_sharpness(run, dataset, rho, images):
     if recipe.validation:
         dataset = dataset.split_validation(recipe.validation, recipe.seed)
     loss = components.loss(recipe.loss)
-    found = sharpness(load_model(run.best, float32=True), dataset.train, loss, rho, images, verbose=True)
+    model, batch_size = load_model(run.best, float32=True), min(recipe.batch_size, images)
+    found = sharpness(model, dataset.train, loss, rho, images, batch_size, verbose=True)
     print(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
-    print(f"loss                          {found.loss:.4f}")
-    print(f"at radius {rho:g} uphill         {found.loss + found.increase:.4f}  ({found.increase:+.4f})")
+    print(f"loss                           {found.loss:.4f}")
+    uphill = f"uphill at radius {rho:g}"
+    print(f"{uphill:<30}{found.increase:+.4f}  (batches of {batch_size}, in training mode, as in SAM)")
     how = "" if found.converged else ", not converged"
-    print(f"top eigenvalue of the Hessian {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
+    print(f"top eigenvalue of the Hessian  {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sharpness against a Hessian that is written out, in float64."""
+"""Sharpness against SAM's step and a Hessian that are written out, in float64."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from kcifar.training import sharpness
 from kcifar.training.evaluation import load_model
 
 CLASSES = 4
-COUNT = 230  # three batches, the last one smaller
+COUNT, BATCH = 230, 90  # three batches, the last one smaller
 MEAN, VARIANCE = [0.3, 0.5, 0.6], [0.4, 0.5, 0.7]
 
 
@@ -41,17 +41,24 @@ def small_model():
 
 
 def reference(model, data, smoothing=0.0):
-    """(the loss as a function of all trainable values in one vector, that vector), in float64."""
+    """(the loss as a function of all trainable values in one vector, that vector), in float64.
+
+    The function also takes which images, and then computes in training mode, by their own statistics.
+    """
     values = [torch.tensor(ops.convert_to_numpy(v), dtype=torch.float64) for v in model.trainable_variables]
     colours = torch.tensor(data.images, dtype=torch.float64).mean((1, 2)) / 255
     mean, variance = torch.tensor(MEAN, dtype=torch.float64), torch.tensor(VARIANCE, dtype=torch.float64)
 
-    def loss(vector):
+    def loss(vector, chosen=None):
         kernel, bias, gamma, beta, head, head_bias = (
             part.view(v.shape) for part, v in zip(vector.split([v.numel() for v in values]), values, strict=True)
         )
-        x = (torch.tanh(colours @ kernel + bias) - mean) / (variance + 1e-3).sqrt() * gamma + beta
-        return functional.cross_entropy(x @ head + head_bias, torch.tensor(data.labels), label_smoothing=smoothing)
+        x, labels, used = torch.tanh(colours @ kernel + bias), torch.tensor(data.labels), (mean, variance)
+        if chosen is not None:
+            x, labels = x[chosen], labels[chosen]
+            used = x.mean(0), x.var(0, unbiased=False)
+        x = (x - used[0]) / (used[1] + 1e-3).sqrt() * gamma + beta
+        return functional.cross_entropy(x @ head + head_bias, labels, label_smoothing=smoothing)
 
     return loss, torch.cat([v.flatten() for v in values])
 
@@ -63,21 +70,41 @@ def test_increase_and_eigenvalue_are_those_of_the_hessian_written_out(accelerate
     if accelerated:
         kcifar.accelerate(model)
     loss, point = reference(model, data, smoothing)
-    gradient = torch.autograd.functional.jacobian(loss, point)
     eigenvalues = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point)).numpy()
     top = eigenvalues[np.abs(eigenvalues).argmax()]
-    uphill = loss(point + 0.3 * gradient / gradient.norm()) - loss(point)
+    increase = 0.0
+    for first in range(0, COUNT, BATCH):
+        chosen = slice(first, first + BATCH)
+        gradient = torch.autograd.functional.jacobian(lambda vector, chosen=chosen: loss(vector, chosen), point)
+        uphill = loss(point + 0.3 * gradient / gradient.norm(), chosen) - loss(point, chosen)
+        increase += uphill * len(data.labels[chosen]) / COUNT
 
-    before = model.get_weights()
+    before = [np.array(weight) for weight in model.get_weights()]
     crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
-    found = sharpness(model, data, crossentropy, rho=0.3)
+    found = sharpness(model, data, crossentropy, rho=0.3, batch_size=BATCH)
     # Sums of float32, and a power method that ends when an iteration changes its value by less than 1e-3 of itself.
     np.testing.assert_allclose(found.loss, loss(point), rtol=1e-5)
-    np.testing.assert_allclose(found.increase, uphill, rtol=1e-4)
+    np.testing.assert_allclose(found.increase, increase, rtol=1e-4)
     np.testing.assert_allclose(found.eigenvalue, top, rtol=5e-3)
     assert found.converged
     assert found.iterations > 2
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_sams_step_sees_one_dropout_mask_and_leaves_the_model_as_it_was(seed):
+    """Of dropout alone: the loss, w·z and hardly more, is higher by ρ·‖z‖ where both passes have the mask of z."""
+    image = keras.Input((32, 32, 3))
+    x = layers.Dropout(0.5, seed=seed)(layers.Flatten()(layers.Rescaling(1 / 255)(image)))
+    model = keras.Model(image, layers.Dense(1, use_bias=False)(x))
+    data = split(1)
+    before = [np.array(ops.convert_to_numpy(variable)) for variable in model.variables]
+    found = sharpness(model, data, lambda labels, z: ops.mean(z + 1e-6 * z**2), rho=0.5, batch_size=1)
+    pixels = (data.images / 255 / 0.5) ** 2
+    # Of 3,072 pixels about half are kept; another mask moves the loss by far more than ρ.
+    assert found.increase == pytest.approx(0.5 * (pixels.sum() / 2) ** 0.5, rel=0.1)
+    for one, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(one, ops.convert_to_numpy(variable))
 
 
 def test_the_first_images_are_those_that_count():
@@ -100,7 +127,7 @@ def test_a_run_in_bfloat16_is_looked_at_in_float32(tmp_path):
     np.testing.assert_allclose(exact.predict(pixels, verbose=0), same.predict(pixels, verbose=0), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"rho": 0}, {"rho": -1.0}, {"rho": np.nan}, {"images": 0}])
+@pytest.mark.parametrize("wrong", [{"rho": 0}, {"rho": -1.0}, {"rho": np.nan}, {"images": 0}, {"batch_size": 0}])
 def test_what_is_not_above_0_is_refused(wrong):
-    with pytest.raises(InputError, match="expected both above 0"):
+    with pytest.raises(InputError, match="expected all above 0"):
         sharpness(small_model(), split(), keras.losses.CategoricalCrossentropy(from_logits=True), **wrong)

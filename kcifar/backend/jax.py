@@ -39,8 +39,7 @@ def gradients(function, variables, others, at=None):
     """What a function of no arguments computes, and the gradients of its first result.
 
     Args:
-        function: gives (scalar, anything); called once, in a `train_step`. May read any variable of the model, and
-            assign the `others`.
+        function: gives (scalar, anything); called once. May read any variable of the model, and assign the `others`.
         variables: the `keras.Variable`s that the scalar is differentiated by.
         others: the model's other variables.
         at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that
@@ -53,7 +52,8 @@ def gradients(function, variables, others, at=None):
 
     def of(values, other_values):
         with keras.StatelessScope(collect_losses=True) as scope:
-            scope.state_mapping.update(around.state_mapping)
+            if around:  # that of a `train_step`
+                scope.state_mapping.update(around.state_mapping)
             for variable, value in zip([*variables, *others], [*values, *other_values], strict=True):
                 scope.add_update((variable, value))
             scalar, result = function()
@@ -72,8 +72,8 @@ def pass_state(others):
     return [variable.value for variable in others]
 
 
-def derivatives(function, variables):
-    """A function of (vector, *data) that gives a function's value, its gradient, and its Hessian times the vector.
+def hessian_product(function, variables):
+    """A function of (vector, *data) that gives a function's value and its Hessian times the vector.
 
     Args:
         function: of the data and of Keras variables, which it leaves as they are; gives a scalar. Compiled once: what
@@ -87,8 +87,8 @@ def derivatives(function, variables):
             with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
                 return function(*data)
 
-        (value, gradient), (_, product) = jax.jvp(jax.value_and_grad(scalar), (values,), (vector,))
-        return value, gradient, product
+        (value, _), (_, product) = jax.jvp(jax.value_and_grad(scalar), (values,), (vector,))
+        return value, product
 
     return lambda vector, *data: of([variable.value for variable in variables], list(vector), *data)
 

@@ -22,7 +22,7 @@ class Sharpness:
 
     Attributes:
         loss: at the weights.
-        increase: of the loss at w + ρ·g/‖g‖, the step of SAM (Foret et al. 2021, arXiv 2010.01412, equation 2).
+        increase: of a batch's loss at w + ρ·g/‖g‖, g its gradient: the step of SAM, the mean over the batches.
         eigenvalue: of the Hessian, the one of largest magnitude.
         iterations: of the power method.
         converged: whether its last iteration changed the eigenvalue by less than a thousandth.
@@ -35,77 +35,90 @@ class Sharpness:
     converged: bool
 
 
-def sharpness(model, split, loss, rho=0.05, images=1000, verbose=False):
-    """The loss increase at radius ρ along the gradient, and the Hessian's top eigenvalue by the power method.
+def sharpness(model, split, loss, rho=0.05, images=1000, batch_size=128, verbose=False):
+    """The loss increase at radius ρ along SAM's direction, and the Hessian's top eigenvalue by the power method.
 
-    Of the mean loss over the first images of a split, as they are, by all trainable variables together, in inference
-    mode: BatchNorm normalises by its moving statistics, so one image's loss does not depend on the others. Each
+    Of the mean loss over the first images of a split, as they are, by all trainable variables together.
+
+    The increase is what SAM makes small: each batch has a direction of its own, and the model is in training mode
+    (Foret et al. 2021, arXiv 2010.01412, equation 2, and section 4.1 on "m-sharpness", m the batch size). The loss and
+    the Hessian are of all the images at once, in inference mode: BatchNorm normalises by its moving statistics. Each
     iteration is one exact product of the Hessian and a vector (Pearlmutter 1994) over all of these images.
 
     Args:
-        model: built, takes raw images, gives logits; in float32. Its weights are moved, and put back.
+        model: built, takes raw images, gives logits; in float32. It is left as it is.
         split: a `kcifar.data.Split`, as a rule of training images.
         loss: a function of one-hot labels and logits, as a Keras loss; without penalties.
         rho: ρ > 0.
         images: how many, at most all.
+        batch_size: m, at most `images`; as a rule that of the training.
         verbose: show a progress bar where stderr is a terminal.
 
     Returns:
         `Sharpness`.
 
     Raises:
-        InputError: ρ or a number of images that is not above 0.
+        InputError: ρ, a number of images or a batch size that is not above 0.
     """
-    if not (0 < rho < np.inf and images >= 1):
-        raise InputError(f"sharpness(rho={rho}, images={images}): expected both above 0")
-    around = _Loss(model, Split(split.images[:images], split.labels[:images], split.classes), loss)
+    if not (0 < rho < np.inf and images >= 1 and batch_size >= 1):
+        raise InputError(f"sharpness(rho={rho}, images={images}, batch_size={batch_size}): expected all above 0")
+    split = Split(split.images[:images], split.labels[:images], split.classes)
+    increase = _increase(model, split, loss, rho, min(batch_size, len(split)))
+    around = _Loss(model, split, loss)
     iterations = range(_MOST_ITERATIONS)
     if verbose:
         iterations = track(iterations, "power method", transient=True, console=Console(stderr=True))
 
     vector, eigenvalues, converged = _random_unit(model.trainable_variables), [np.inf], False
     for _ in iterations:
-        at_weights, gradient, product = around(vector)
+        value, product = around(vector)
         eigenvalues.append(_dot(vector, product))
         converged = abs(eigenvalues[-1] - eigenvalues[-2]) <= _TOLERANCE * abs(eigenvalues[-1])
         if converged:
             break
         vector = _scaled(product, 1)
-    uphill = around.moved_by(_scaled(gradient, rho))
-    return Sharpness(at_weights, uphill - at_weights, eigenvalues[-1], len(eigenvalues) - 1, converged)
+    return Sharpness(value, increase, eigenvalues[-1], len(eigenvalues) - 1, converged)
+
+
+def _increase(model, split, loss, rho, batch_size):
+    variables, others = model.trainable_variables, model.non_trainable_variables
+    weights, total = [ops.stop_gradient(variable) for variable in variables], 0.0
+    batches = Batches(split, batch_size, shuffle=False)
+    for images, labels in (batches[place] for place in range(len(batches))):
+
+        def of_batch(images=images, labels=labels):
+            value = loss(labels, model(images, training=True))
+            return value, ops.stop_gradient(value)
+
+        def at(values):
+            return backend.gradients(of_batch, variables, others, at=(values, backend.pass_state(others)))
+
+        value, gradient = at(weights)
+        gradient = [ops.zeros_like(w) if g is None else g for w, g in zip(weights, gradient, strict=True)]
+        uphill, _ = at([w + step for w, step in zip(weights, _scaled(gradient, rho), strict=True)])
+        total += len(images) * float(uphill - value)
+    return total / len(split)
 
 
 class _Loss:
     """The mean loss over a split around a model's weights."""
 
     def __init__(self, model, split, loss):
-        self.variables = model.trainable_variables
         self.batches = Batches(split, min(_BATCH, len(split)), shuffle=False)
-        self.derivatives = backend.derivatives(
-            lambda images, labels: loss(labels, model(images, training=False)), self.variables
+        self.product = backend.hessian_product(
+            lambda images, labels: loss(labels, model(images, training=False)), model.trainable_variables
         )
 
     def __call__(self, vector):
-        """(the loss, its gradient, its Hessian times the vector)."""
-        loss, gradient, product = 0.0, None, None
+        """(the loss, its Hessian times the vector)."""
+        loss, product = 0.0, None
         for batch in range(len(self.batches)):
             images, labels = self.batches[batch]
             share = len(images) / len(self.batches.split)
-            of_batch = self.derivatives(vector, images, labels)
+            of_batch = self.product(vector, images, labels)
             loss += share * float(of_batch[0])
-            gradient, product = _sum(gradient, of_batch[1], share), _sum(product, of_batch[2], share)
-        return loss, gradient, product
-
-    def moved_by(self, step):
-        """The loss at the weights plus a step."""
-        start = [ops.copy(ops.stop_gradient(variable)) for variable in self.variables]
-        try:
-            for variable, value, change in zip(self.variables, start, step, strict=True):
-                variable.assign(value + change)
-            return self(step)[0]
-        finally:
-            for variable, value in zip(self.variables, start, strict=True):
-                variable.assign(value)
+            product = _sum(product, of_batch[1], share)
+        return loss, product
 
 
 def _random_unit(variables):

@@ -6,7 +6,7 @@ from kcifar.backend.torch.device import (
     prepares_ahead,
     use_deterministic_algorithms,
 )
-from kcifar.backend.torch.gradients import derivatives, gradients, pass_state, train_step
+from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
 from kcifar.backend.torch.graph import use_native_kernels
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.step import use_native_step
@@ -18,9 +18,9 @@ __all__ = [
     "accelerate",
     "blended",
     "compiled",
-    "derivatives",
     "describe",
     "gradients",
+    "hessian_product",
     "known_values",
     "pass_state",
     "peak_device_bytes",

@@ -9,8 +9,7 @@ def gradients(function, variables, others, at=None):
     """What a function of no arguments computes, and the gradients of its first result.
 
     Args:
-        function: gives (scalar, anything); called once, in a `train_step`. May read any variable of the model, and
-            assign the `others`.
+        function: gives (scalar, anything); called once. May read any variable of the model, and assign the `others`.
         variables: the `keras.Variable`s that the scalar is differentiated by.
         others: the model's other variables.
         at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that
@@ -43,16 +42,21 @@ def _generators():
 
 @contextlib.contextmanager
 def _having(tensors, weights, state):
-    """The tensors have these values inside, whose memory may be changed; outside their own ones, untouched."""
-    own = [tensor.data for tensor in tensors]
-    others, of_generators = state
+    """Tensors and generators have these values inside, whose memory may be changed; outside their own, untouched."""
+    own, (others, drawn) = [tensor.data for tensor in tensors], state
+    own_drawn = [generator.get_state() for generator in _generators()]
     try:
         _set(tensors, [*weights, *others])
-        for generator, of_generator in zip(_generators(), of_generators, strict=True):
-            generator.set_state(of_generator)
+        _restore(drawn)
         yield
     finally:
         _set(tensors, own)
+        _restore(own_drawn)
+
+
+def _restore(drawn):
+    for generator, state in zip(_generators(), drawn, strict=True):
+        generator.set_state(state)
 
 
 def _set(tensors, values):
@@ -60,8 +64,8 @@ def _set(tensors, values):
         tensor.data = value
 
 
-def derivatives(function, variables):
-    """A function of (vector, *data) that gives a function's value, its gradient, and its Hessian times the vector.
+def hessian_product(function, variables):
+    """A function of (vector, *data) that gives a function's value and its Hessian times the vector.
 
     Args:
         function: of the data and of Keras variables, which it leaves as they are; gives a scalar.
@@ -73,7 +77,7 @@ def derivatives(function, variables):
         scalar = function(*data)
         gradient = torch.autograd.grad(scalar, values, create_graph=True, materialize_grads=True)
         product = torch.autograd.grad(gradient, values, vector, materialize_grads=True)
-        return scalar.detach(), [part.detach() for part in gradient], product
+        return scalar.detach(), product
 
     return of
 

@@ -4,7 +4,9 @@ Source: Kwon et al. 2021, "ASAM: Adaptive Sharpness-Aware Minimization" (arXiv 2
 original pixels, in 200 epochs. Batch, learning rate, L2, schedule, smoothing and augmentation are those of its
 program, SamsungLabs/ASAM. A tenth of the training images is held out here, and chooses the epoch.
 Command: python -m kcifar.train recipes/asam_resnet20.py
-Measured: not yet.
+Measured: 85.92 % (validation 86.68 %, train 90.42 %) after epochs=22, JPEG copy, seed 0, n = 1; torch 2.11 on an
+H200 (convolutions in TF32), 247 s of training beside two others; the 22nd epoch on
+a CPU, its velocities from 0.
 """
 
 from kcifar.recipe import Component, Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-WORKER = Path(__file__).with_name("sharpness_worker.py")
+WORKER = Path(__file__).with_name("sam_resnet20_worker.py")
 TOLERANCE = 1e-5
 pytestmark = pytest.mark.once
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from kcifar.commands import run_command
+from kcifar.errors import InputError
 
 _EXAMPLES = """\
 examples:
@@ -12,6 +13,9 @@ examples:
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness --rho 0.1 --images 5000
 """
+
+
+_RHO, _IMAGES = 0.05, 1000
 
 
 def main(arguments=None):
@@ -34,18 +38,18 @@ def _parser():
         action="store_true",
         help="the loss increase at radius RHO along SAM's direction, the Hessian's top eigenvalue (a minute on a CPU)",
     )
-    sharpness.add_argument("--rho", metavar="RHO", type=float, default=0.05, help="radius (default: %(default)s)")
-    sharpness.add_argument(
-        "--images",
-        metavar="N",
-        type=int,
-        default=1000,
-        help="the first N training images (default: %(default)s)",
-    )
+    sharpness.add_argument("--rho", metavar="RHO", type=float, help=f"radius (default: {_RHO})")
+    sharpness.add_argument("--images", metavar="N", type=int, help=f"the first N training images (default: {_IMAGES})")
     return parser
 
 
 def _evaluate(options):
+    for name, value in (("--rho", options.rho), ("--images", options.images)):
+        if value is not None and not options.sharpness:
+            raise InputError(f"{name} is of the sharpness: give --sharpness too, or leave it out")
+        if value is not None and not value > 0:
+            raise InputError(f"{name} is {value}; expected above 0")
+
     from kcifar.runs import folder
 
     run = folder.find(options.run)
@@ -64,7 +68,7 @@ def _evaluate(options):
     for name, accuracy in zip(dataset.class_names, result.per_class, strict=True):
         print(f"{name:<{width}}  {accuracy:7.2%}")
     if options.sharpness:
-        _print_sharpness(run, dataset, options.rho, options.images)
+        _print_sharpness(run, dataset, options.rho or _RHO, options.images or _IMAGES)
 
 
 def _print_sharpness(run, dataset, rho, images):
@@ -76,12 +80,12 @@ def _print_sharpness(run, dataset, rho, images):
     if recipe.validation:
         dataset = dataset.split_validation(recipe.validation, recipe.seed)
     loss = components.loss(recipe.loss)
-    model, batch_size = load_model(run.best, float32=True), min(recipe.batch_size, images)
-    found = sharpness(model, dataset.train, loss, rho, images, batch_size, verbose=True)
+    model = load_model(run.best, float32=True)
+    found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)
     print(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
     print(f"loss                           {found.loss:.4f}")
     uphill = f"uphill at radius {rho:g}"
-    print(f"{uphill:<30}{found.increase:+.4f}  (batches of {batch_size}, in training mode, as in SAM)")
+    print(f"{uphill:<30}{found.increase:+.4f}  (batches of {recipe.batch_size}, in training mode, as in SAM)")
     how = "" if found.converged else ", not converged"
     print(f"top eigenvalue of the Hessian  {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
 

@@ -28,7 +28,7 @@ recipe = Recipe(
         "SGD", learning_rate=0.1, momentum=0.9, nesterov=False, l2=5e-4, l2_kernels_only=False, global_clipnorm=None
     ),
     sharpness_aware=Component("SharpnessAware", rho=0.5, adaptive=True, eta=0.01),
-    schedule=Component("WarmupCosine", warmup_epochs=0, final=0.0),
+    schedule=Component("WarmupCosine", warmup_epochs=0.0, final=0.0),
     weight_ema=None,
     epochs=200,
     early_stopping=None,

@@ -277,6 +277,26 @@ def test_a_train_step_of_the_users_own_is_used():
     assert isinstance(fast, Counting)
 
 
+def test_a_train_step_that_counts_no_loss_logs_what_it_logs_in_stock():
+    class Uncounted(keras.Model):
+        def train_step(self, data):
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            y_pred = self(x, training=True)
+            self.compute_loss(x, y, y_pred).backward()
+            return self.compute_metrics(x, y, y_pred)
+
+    logs = []
+    for around in (lambda model: model, kcifar.accelerate):
+        plain = net()
+        model = around(Uncounted(plain.input, plain.output))
+        model.compile(sgd(), crossentropy(), metrics=["accuracy"])
+        logs.append(
+            {name: float(value) for name, value in model.train_on_batch(IMAGES, TARGETS, return_dict=True).items()}
+        )
+    assert logs[1] == logs[0]
+    assert logs[0]["loss"] == 0
+
+
 def test_a_train_step_set_on_the_model_is_used():
     model = net()
     stock_step, steps = model.train_step, []

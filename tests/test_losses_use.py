@@ -153,6 +153,13 @@ def test_shapes_that_do_not_fit_are_refused(targets, predictions):
     assert "(batch, classes)" in str(caught.value)
 
 
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_class_numbers_that_do_not_exist_are_refused(wrong):
+    with pytest.raises(InputError, match=f"expected from 0 to {CLASSES - 1}") as caught:
+        AsymmetricLoss()(np.array([0, wrong, 1]), RANDOM[:3])
+    assert str(wrong) in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_probabilities_where_logits_were_said_are_refused(dtype):
     """Bfloat16 has 8 bits, so that rows sum to 1 within half a percent."""

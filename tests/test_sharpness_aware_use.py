@@ -74,6 +74,29 @@ def test_predictions_are_the_inner_models(trained_model):
     np.testing.assert_allclose(called, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_losses_and_metrics_of_several_outputs_are_those_of_the_first_pass():
+    """ρ = 2 makes them quite others in the second."""
+    x = keras.Input((6,))
+    hidden = layers.Dense(5, activation="tanh")(x)
+    model = drawn(keras.Model(x, {"one": layers.Dense(3, name="one")(hidden), "two": layers.Dense(1)(hidden)}))
+    logs = []
+    for each in (SharpnessAware(model, rho=2.0), model):
+        losses = {"one": crossentropy(), "two": "mean_squared_error"}
+        each.compile(keras.optimizers.SGD(0.0), losses, metrics={"one": "accuracy", "two": "mean_absolute_error"})
+        logs.append(each.fit(X, {"one": Y, "two": Y[:, :1]}, 6, epochs=2, shuffle=False, verbose=0).history)
+    assert len(logs[1]) == 5
+    for name, values in logs[1].items():
+        assert logs[0][name] == pytest.approx(values, rel=1e-6), name
+
+
+def test_a_mixed_policy_does_not_round_the_images():
+    """The normalisation in the model is float32, as pixels of 0–255 need more than bfloat16's 8 bits."""
+    model = kcifar.models.build("tutorial_net", mean=[0.5] * 3, std=[0.25] * 3, precision="bfloat16", seed=1)
+    pixels = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+    expected = model.predict(pixels, verbose=0)
+    np.testing.assert_array_equal(SharpnessAware(model).predict(pixels, verbose=0), expected)
+
+
 def test_fit_steps_as_train_on_batch_does():
     """A batch after the other, with weights of samples; on JAX two steps an execution, which Keras has there alone."""
     models, weights = (with_dropout(), with_dropout()), np.linspace(0.5, 2, COUNT)
@@ -261,6 +284,11 @@ def test_weights_saved_are_the_inner_models_and_can_be_loaded_by_either(tmp_path
     assert_same_bits(again.get_weights(), model.get_weights())
 
 
+def test_keras_save_model_says_how_it_is_saved(tmp_path):
+    with pytest.raises(InputError, match="save the model in it"):
+        keras.saving.save_model(SharpnessAware(linear()), tmp_path / "model.keras")
+
+
 # --- What cannot be ---
 
 
@@ -275,6 +303,7 @@ def linear():
         ({"rho": -0.05}, "-0.05"),
         ({"rho": float("nan")}, "nan"),
         ({"rho": float("inf")}, "inf"),
+        ({"rho": "0.05"}, "'0.05'"),
         ({"rho": 0.5, "adaptive": True, "eta": -0.01}, "-0.01"),
         ({"rho": 0.5, "adaptive": True, "eta": float("nan")}, "nan"),
         ({"rho": 0.5, "adaptive": True, "eta": float("inf")}, "inf"),
@@ -288,6 +317,14 @@ def test_an_argument_outside_its_range_is_refused(arguments, received):
     assert "\n" not in str(caught.value)
     assert received in str(caught.value).replace("−", "-")
     assert list(arguments)[-1] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train_step", "compute_loss", "compute_metrics"])
+def test_a_model_whose_class_trains_in_its_own_way_is_refused(name):
+    image = keras.Input((6,))
+    own = type("Own", (keras.Model,), {name: lambda self, *args, **kwargs: None})
+    with pytest.raises(InputError, match=f"has a {name} of its own"):
+        SharpnessAware(own(image, layers.Dense(3)(image)))
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

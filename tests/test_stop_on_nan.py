@@ -216,8 +216,20 @@ def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_saved(epoch, tmp_
     callbacks = [Checkpoint(tmp_path, "loss"), StopOnNaN(), explode]
     message = error_of(model, np.ones((1, 1)), callbacks, epochs=3, y=np.zeros((1, 1)))
     kept = "nothing was saved yet" if epoch == 1 else "the checkpoint of epoch 1 stays"
-    assert message == f"weights are not finite after epoch {epoch}; {kept}"
+    assert message.startswith(f"weights are not finite after epoch {epoch}; {kept}.")
     assert content(tmp_path) == explode.before
+
+
+def test_a_step_that_reports_no_loss_is_refused():
+    class Silent(keras.Model):
+        def train_step(self, *arguments):
+            result = super().train_step(*arguments)
+            return {"other": 1.0} if ON_TORCH else ({"other": 1.0}, result[1])
+
+    image = keras.Input((3,))
+    model = Silent(image, layers.Dense(CLASSES)(image))
+    model.compile(SGD(0.1), keras.losses.CategoricalCrossentropy(from_logits=True))
+    assert "expected 'loss'" in error_of(model, Given(), [StopOnNaN()])
 
 
 def test_a_training_of_finite_losses_is_left_alone(restarted):

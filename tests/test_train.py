@@ -237,7 +237,8 @@ def test_evaluate_says_how_sharp_the_minimum_is(run, capsys):
     assert "sharpness, CategoricalCrossentropy(label_smoothing=0.0) on 100 training images" in said
     assert "uphill at radius 0.1" in said
     assert "top eigenvalue of the Hessian" in said
-    assert "expected all above 0" in complaint(capsys, evaluate, run, "--sharpness", "--rho", "0")
+    assert "--rho is 0.0; expected above 0" in complaint(capsys, evaluate, run, "--sharpness", "--rho", "0")
+    assert "give --sharpness too" in complaint(capsys, evaluate, run, "--images", "10")
 
 
 def timeless(run):
@@ -337,7 +338,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("loss=AsymmetricLoss(from_logits=False)", "has no argument 'from_logits'"),
         ("schedule=WarmupCosine(warmup_epochs=200)", "less than all"),
         ("schedule=WarmupCosine(learning_rate=1.0)", "has no argument 'learning_rate'"),
-        ("schedule=StepDecay(decay_epochs=0)", "at least 1 step"),
+        ("schedule=StepDecay(decay_epochs=0)", "at least 1"),
         ("schedule=PiecewiseConstant(boundary_epochs=(5,3),factors=(1,0.5,0.1))", "rising whole numbers"),
         ("schedule=PiecewiseConstant(boundary_epochs=(5,),factors=(1,))", "one factor more"),
         ("schedule=OneCycle(up_epochs=200)", "less than all"),

@@ -9,6 +9,7 @@ from keras import layers
 from test_weight_ema import (
     DECAY,
     KINDS,
+    ON_TORCH,
     STEPS,
     TOLERANCE,
     At,
@@ -106,6 +107,50 @@ def test_another_model_starts_anew():
         model.fit(np.ones((2, 1)), np.ones((2, 1)), callbacks=[ema], verbose=0)
         models.append(model)
     assert [model.get_weights()[0].item() for model in models] == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("how", [{}, {"run_eagerly": True}, {"jit_compile": False}], ids=str)
+def test_a_step_that_leaves_the_first_weight_alone_is_averaged(how):
+    """On JAX, of a step that is not compiled, that weight is the same array afterwards."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, trainable=False), layers.Dense(1, use_bias=False)])
+    model.set_weights([np.ones((1, 1)), np.zeros(1), np.ones((1, 1))])
+    model.compile(SGD(0.25), "mean_squared_error", **how)
+    model.fit(np.ones((3, 1)), np.zeros((3, 1)), batch_size=1, callbacks=[WeightEMA(0.0)], verbose=0)
+    # w is halved by each step; of decay 0 the average is the last weight.
+    assert model.get_weights()[-1].item() == 0.125
+
+
+NO_STEPS = [{"optimizer": {"gradient_accumulation_steps": 4}}, {"optimizer": {}, "steps_per_execution": 4}]
+
+
+@pytest.mark.parametrize("how", NO_STEPS[: 1 if ON_TORCH else 2], ids=str)  # Keras on torch has no steps_per_execution
+def test_a_training_whose_batches_are_no_steps_is_refused(how):
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+    model.compile(loss="mean_squared_error", **how | {"optimizer": SGD(0.1, **how["optimizer"])})
+    with pytest.raises(InputError, match="expected 1 for both") as caught:
+        model.fit(np.ones((8, 1)), np.ones((8, 1)), batch_size=1, callbacks=[WeightEMA(0.5)], verbose=0)
+    assert "=4" in str(caught.value)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("stateful", [[], [WeightEMA(0.5), WeightEMA(0.5)]], ids=["none", "two"])
+def test_a_checkpoint_wants_the_callbacks_that_it_was_saved_with(stateful, tmp_path):
+    ema = WeightEMA(DECAY)
+    trained(at_start(), [ema, Checkpoint(tmp_path, "loss", stateful=[ema])], epochs=1)
+    with pytest.raises(InputError, match=f"holds the state of 1 callbacks, but {len(stateful)} are given"):
+        Checkpoint(tmp_path, "loss", stateful=stateful).resume(at_start())
+
+
+@pytest.mark.once
+def test_a_state_that_could_not_be_read_again_is_not_saved(tmp_path):
+    class Odd(keras.callbacks.Callback):
+        def state(self):
+            return {"seen": {1, 2}}
+
+    odd = Odd()
+    with pytest.raises(TypeError, match="JSON can hold, or NumPy arrays"):
+        trained(at_start(), [odd, Checkpoint(tmp_path, "loss", stateful=[odd])], epochs=1)
+    assert not (tmp_path / "last" / "state.npz").exists()
 
 
 # --- Resume ---

@@ -64,6 +64,11 @@ class Checkpoint(keras.callbacks.Callback):
             InputError: nothing was saved, or it is damaged or of another model.
         """
         record = load_state(self.state_path, model)
+        if len(record["callbacks"]) != len(self.stateful):
+            raise InputError(
+                f"{self.state_path} holds the state of {len(record['callbacks'])} callbacks, but {len(self.stateful)} "
+                "are given; expected those that it was saved with (stateful=[…]), in their order"
+            )
         self.best, self.best_epoch, self.stopped = record["best"], record["best_epoch"], record["stopped"]
         for callback, state in zip(self.stateful, record["callbacks"], strict=True):
             callback.restore(state)
@@ -91,7 +96,10 @@ class Checkpoint(keras.callbacks.Callback):
         """The last step can break weights whose loss nobody has seen yet."""
         if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in self.model.weights):
             kept = f"the checkpoint of epoch {epochs_before} stays" if epochs_before else "nothing was saved yet"
-            raise InputError(f"weights are not finite after epoch {epochs_before + 1}; {kept}")
+            raise InputError(
+                f"weights are not finite after epoch {epochs_before + 1}; {kept}. Lower the learning rate, or clip "
+                "gradients (optimizer.global_clipnorm=1)"
+            )
 
     def _is_best(self, epoch, logs):
         if self.monitor is None:

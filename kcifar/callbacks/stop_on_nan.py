@@ -32,6 +32,8 @@ class StopOnNaN(keras.callbacks.Callback):
         self._first = None  # (step, loss) of the first one so far that was not
 
     def on_train_batch_end(self, batch, logs=None):
+        if "loss" not in logs:
+            raise InputError(f"StopOnNaN: a step's figures are {sorted(logs)}; expected 'loss' among them")
         loss = logs["loss"]
         with self._lock:
             if math.isfinite(loss):

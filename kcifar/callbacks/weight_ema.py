@@ -20,13 +20,14 @@ class WeightEMA(keras.callbacks.Callback):
     training is over: `model.save` then saves them. Within an epoch the weights are, also where training is interrupted
     there; an `evaluate` then wants `callbacks=[this]` to see the averages. Put it before the callbacks that evaluate or
     save; give it to `Checkpoint(stateful=…)`, and a run that is resumed goes on to the same bits. A second `fit` of the
-    same model goes on from the weights of the first, one of another model starts anew.
+    same model goes on from the weights of the first, whatever was set in between; one of another model starts anew.
 
     Args:
         decay: from 0 to below 1.
 
     Raises:
-        InputError: a decay outside its range.
+        InputError: a decay outside its range; when training begins, an optimizer that accumulates gradients, or several
+            steps an execution.
     """
 
     def __init__(self, decay):
@@ -39,7 +40,7 @@ class WeightEMA(keras.callbacks.Callback):
         self._averages_in = False
         self._of = None  # the model that the averages are of, where it is known
         self._due = False  # whether a step was begun that is not averaged yet
-        self._last = None  # the first value of the last step that was
+        self._last = ()  # the values after the last step that is averaged
 
     def state(self):
         """What `restore` needs: the steps averaged, and what is not in the model, as NumPy arrays."""
@@ -54,6 +55,7 @@ class WeightEMA(keras.callbacks.Callback):
         self._others = [ops.copy(ops.convert_to_tensor(array)) for array in state["others"]]
 
     def on_train_begin(self, logs=None):
+        self._expect_a_step_a_batch()
         if self._others is None or self._of not in (None, self.model):
             self._steps, self._averages_in, self._due = 0, False, False
             self._others = _copies(self._variables())
@@ -79,14 +81,24 @@ class WeightEMA(keras.callbacks.Callback):
     def on_test_end(self, logs=None):
         self._put_in(averages=self._were_in)
 
+    def _expect_a_step_a_batch(self):
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        batches = optimizer.gradient_accumulation_steps or 1, self.model.steps_per_execution or 1
+        if batches != (1, 1):
+            raise InputError(
+                "WeightEMA averages after each batch, but the model was compiled with gradient_accumulation_steps="
+                f"{batches[0]} and steps_per_execution={batches[1]}; expected 1 for both"
+            )
+
     def _average(self):
         if not self._due:
             return
         self._due = False
         # `self.model` would have every variable written back first on JAX.
         weights = _floats(backend.values_between_steps(self._model))
-        if weights[0] is not self._last:  # else the data had ended when this step was begun
-            self._last = weights[0]
+        # Where all are the same objects, the data had ended when this step was begun.
+        if len(self._last) != len(weights) or any(a is not b for a, b in zip(weights, self._last, strict=True)):
+            self._last = weights
             self._steps += 1
             decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
             self._others = backend.blended(self._others, weights, np.float32(1 - decay))

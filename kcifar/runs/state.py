@@ -31,6 +31,8 @@ def save_state(path, model, record):
     inside = {}
 
     def apart(array):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"a callback's state holds {array!r:.60}; expected what JSON can hold, or NumPy arrays")
         key = f"record_{len(inside)}"
         inside[key] = array
         return {"array": key}

@@ -29,8 +29,8 @@ class AsymmetricLoss(keras.losses.Loss):
     (batch, classes). Computes in float32.
 
     Raises:
-        InputError: an argument outside its range, shapes that do not fit, or probabilities where logits were said (seen
-            in the first values that it is given, so not within a step that JAX compiles).
+        InputError: an argument outside its range, shapes that do not fit; in the first values that it is given (so not
+            within a step that JAX compiles), class numbers that do not exist, or probabilities where logits were said.
     """
 
     def __init__(
@@ -53,11 +53,14 @@ class AsymmetricLoss(keras.losses.Loss):
         self.gamma_neg = gamma_neg
         self.label_smoothing = label_smoothing
         self.from_logits = from_logits
-        self._looked_at = False  # whether predictions were seen to be logits
+        self._looked_at = False  # whether values were seen, and were what they should be
 
     def call(self, y_true, y_pred):
-        targets = _rows(y_true, y_pred)
-        logs = self._log_probabilities(y_pred)
+        _expect_shapes(y_true, y_pred)
+        if not self._looked_at:
+            self._looked_at = self._look_at(y_true, y_pred)
+        targets = y_true if y_true.shape == y_pred.shape else _one_hot(y_true, y_pred)
+        logs = ops.log_softmax(y_pred, axis=-1) if self.from_logits else ops.log(ops.clip(y_pred, 1e-7, 1.0))
         of_labelled, of_other = self._weighted(logs)
         smoothing = self.label_smoothing / y_pred.shape[-1]
         loss = (1 - self.label_smoothing + smoothing) * ops.sum(targets * of_labelled, axis=-1)
@@ -74,12 +77,24 @@ class AsymmetricLoss(keras.losses.Loss):
             of_labelled = ops.power(rest, self.gamma_pos) * logs
         return of_labelled, ops.exp(self.gamma_neg * logs) * logs
 
-    def _log_probabilities(self, y_pred):
-        if not self.from_logits:
-            return ops.log(ops.clip(y_pred, 1e-7, 1.0))
-        if not self._looked_at:
-            self._looked_at = _expect_logits(y_pred)
-        return ops.log_softmax(y_pred, axis=-1)
+    def _look_at(self, y_true, y_pred):
+        """Whether the values are known; where they are, an error if they cannot be meant."""
+        targets, values = backend.known_values(y_true), backend.known_values(y_pred)
+        if values is None:
+            return False
+        classes = values.shape[1]
+        if targets.shape != values.shape and not (targets.min() >= 0 and targets.max() < classes):
+            raise InputError(
+                f"AsymmetricLoss got class numbers from {targets.min():.0f} to {targets.max():.0f} for predictions of "
+                f"{classes} classes; expected from 0 to {classes - 1}"
+            )
+        # In bfloat16 the ten probabilities of a row sum to 1 ± 5e-3.
+        if self.from_logits and values.min() >= 0 and abs(values.sum(axis=-1) - 1).max() < 1e-2:
+            raise InputError(
+                "AsymmetricLoss got rows that are probabilities (none below 0, sums of 1); expected logits: leave the "
+                "model's softmax out, or say from_logits=False"
+            )
+        return True
 
     def get_config(self):
         return {
@@ -91,27 +106,14 @@ class AsymmetricLoss(keras.losses.Loss):
         }
 
 
-def _rows(y_true, y_pred):
-    """Targets as rows (batch, classes), one-hot where they are class numbers."""
+def _expect_shapes(y_true, y_pred):
     shape, wanted = tuple(y_true.shape), tuple(y_pred.shape)
-    numbers = wanted[:1], (*wanted[:1], 1)
-    if len(wanted) != 2 or wanted[1] < 2 or shape not in (wanted, *numbers):
+    if len(wanted) != 2 or wanted[1] < 2 or shape not in (wanted, wanted[:1], (*wanted[:1], 1)):
         raise InputError(
             f"AsymmetricLoss got targets {shape} and predictions {wanted}; expected predictions (batch, classes), two "
             "classes or more, and targets of that shape or (batch,) class numbers"
         )
-    if shape in numbers:
-        return ops.one_hot(ops.cast(ops.reshape(y_true, (-1,)), "int32"), wanted[1], dtype=y_pred.dtype)
-    return y_true
 
 
-def _expect_logits(y_pred):
-    """Whether the values are known; where they are, an error if they are probabilities."""
-    values = backend.known_values(y_pred)
-    # In bfloat16 the ten probabilities of a row sum to 1 ± 5e-3.
-    if values is not None and values.min() >= 0 and abs(values.sum(axis=-1) - 1).max() < 1e-2:
-        raise InputError(
-            "AsymmetricLoss got rows that are probabilities (none below 0, sums of 1); expected logits: leave the "
-            "model's softmax out, or say from_logits=False"
-        )
-    return values is not None
+def _one_hot(numbers, y_pred):
+    return ops.one_hot(ops.cast(ops.reshape(numbers, (-1,)), "int32"), y_pred.shape[1], dtype=y_pred.dtype)

@@ -1,6 +1,7 @@
 """Sharpness-aware training: SAM and ASAM around any Keras model."""
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -37,8 +38,9 @@ class SharpnessAware(keras.Model):
         eta: η ≥ 0 of ASAM.
 
     Raises:
-        InputError: an argument outside its range, a model that is not built, or (when it is compiled) an optimizer
-            that accumulates gradients: the two passes of a step would fall apart.
+        InputError: an argument outside its range, a model that is not built or whose class has a training step, loss or
+            metrics of its own, or (when it is compiled) an optimizer that accumulates gradients: the two passes of a
+            step would fall apart.
     """
 
     def __init__(self, model, rho=0.05, adaptive=False, eta=0.01):
@@ -47,11 +49,19 @@ class SharpnessAware(keras.Model):
             raise InputError(
                 f"SharpnessAware got {found}; expected a keras.Model that is built: build or call it first"
             )
-        if not 0 < rho < math.inf:
-            raise InputError(f"SharpnessAware(rho={rho}): expected a number above 0; for rho=0 train the model itself")
-        if not 0 <= eta < math.inf:
-            raise InputError(f"SharpnessAware(eta={eta}): expected a number ≥ 0")
-        super().__init__(name=model.name, dtype=model.dtype_policy)
+        for name in ("train_step", "compute_loss", "compute_metrics"):
+            if getattr(type(model), name) is not getattr(keras.Model, name):
+                raise InputError(
+                    f"SharpnessAware got '{model.name}', whose class has a {name} of its own, which would not be used; "
+                    "expected Keras's own: derive from SharpnessAware and override it there"
+                )
+        if not (isinstance(rho, numbers.Real) and 0 < rho < math.inf):
+            raise InputError(
+                f"SharpnessAware(rho={rho!r}): expected a number above 0; for rho=0 train the model itself"
+            )
+        if not (isinstance(eta, numbers.Real) and 0 <= eta < math.inf):
+            raise InputError(f"SharpnessAware(eta={eta!r}): expected a number ≥ 0")
+        super().__init__(name=model.name, dtype=model.dtype_policy, autocast=False)  # the model in it casts
         self.model = model
         self.rho = rho
         self.adaptive = adaptive
@@ -60,6 +70,7 @@ class SharpnessAware(keras.Model):
 
     inputs = property(lambda self: self.model.inputs)
     outputs = property(lambda self: self.model.outputs)
+    output_names = property(lambda self: self.model.output_names)
 
     def call(self, inputs, training=None):
         return self.model(inputs, training=training)
@@ -78,7 +89,8 @@ class SharpnessAware(keras.Model):
 
     def _gradients_and_figures(self, data):
         """The gradients that the optimizer takes, and the figures of the batch by name."""
-        variables, others = self.trainable_variables, self.non_trainable_variables
+        variables = self.trainable_variables
+        others = self.non_trainable_variables + self.metrics_variables  # a loss of several outputs has metrics of them
         if not variables:
             raise InputError(f"SharpnessAware: the model '{self.name}' has no trainable weights")
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -116,6 +128,9 @@ class SharpnessAware(keras.Model):
         scale = self.optimizer.scale_loss(1.0)
         values = ops.cast(ops.concatenate([ops.ravel(g) for g in gradients]), "float32")
         return (ops.norm(values / scale) + 1e-12) * scale
+
+    def get_config(self):
+        raise InputError("SharpnessAware has no configuration to save; save the model in it, by its own save(path)")
 
     def save(self, *args, **kwargs):
         self.model.save(*args, **kwargs)

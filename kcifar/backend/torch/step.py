@@ -167,7 +167,8 @@ def _native_metrics(model, compiled):
                 metric.update_state(y, y_pred)
             else:
                 _accumulate(metric, correct.sum(), correct.numel())
-        return {name: mean.total.value / mean.count.value for name, mean in means.items()}
+        # A step of a model's own may leave one uncounted, which is 0 then, as in stock.
+        return {name: mean.total.value / mean.count.value.clamp(min=1) for name, mean in means.items()}
 
     return update
 

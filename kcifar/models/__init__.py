@@ -8,14 +8,29 @@ import numpy as np
 from keras import layers
 
 from kcifar.errors import InputError, nearest
+from kcifar.models.densenet import densenet121, densenet169
 from kcifar.models.elu_cnn import elu_cnn
 from kcifar.models.initial import draw_initial_values
-from kcifar.models.resnet import resnet18, resnet20, resnet56
+from kcifar.models.resnet import resnet18, resnet20, resnet34, resnet50, resnet56, resnet152
 from kcifar.models.tutorial_net import tutorial_net
 from kcifar.models.wide_resnet import wrn28_2, wrn28_10
 
 _FAMILIES = {
-    family.__name__: family for family in (tutorial_net, elu_cnn, resnet18, resnet20, resnet56, wrn28_2, wrn28_10)
+    family.__name__: family
+    for family in (
+        tutorial_net,
+        elu_cnn,
+        resnet18,
+        resnet34,
+        resnet50,
+        resnet152,
+        densenet121,
+        densenet169,
+        resnet20,
+        resnet56,
+        wrn28_2,
+        wrn28_10,
+    )
 }
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -24,7 +39,8 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
     """A model by name: a functional `keras.Model` of stock layers that gives logits.
 
     Args:
-        name: `tutorial_net`, `elu_cnn`, `resnet18`, `resnet20`, `resnet56`, `wrn28_2` or `wrn28_10`.
+        name: `tutorial_net`, `elu_cnn`; `resnet18`, `resnet34`, `resnet50`, `resnet152`, `densenet121`, `densenet169`;
+            `resnet20`, `resnet56`, `wrn28_2`, `wrn28_10`.
         classes: number of logits.
         input_shape: (height, width, channels) of an image.
         mean, std: of each channel on the 0–1 scale: a normalisation comes first and the model takes 0–255.

@@ -4,12 +4,14 @@ import math
 
 from keras import initializers, layers
 
+from kcifar.errors import InputError
 
-def conv(x, filters, size, stride, name):
-    """A convolution without bias, padded by size // 2 on all sides."""
+
+def conv(x, filters, size, stride, name, fan="fan_out"):
+    """A convolution without bias, padded by size // 2 on all sides; its kernel starts He-normal by `fan`."""
     if size > 1 and stride > 1:  # Keras's own "same" would pad more behind
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    he_normal = initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+    he_normal = initializers.VarianceScaling(2.0, fan, "untruncated_normal")
     padding = "same" if stride == 1 else "valid"
     return layers.Conv2D(filters, size, stride, padding, use_bias=False, kernel_initializer=he_normal, name=name)(x)
 
@@ -18,12 +20,29 @@ def norm(x, name):
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
-def head(x, classes):
-    """Mean over all pixels, then a dense layer that starts as PyTorch's, uniform in ±1/√fan_in."""
+def imagenet_stem(x, fan="fan_out"):
+    """A 7×7 convolution and a max-pooling, both of stride 2."""
+    x = conv(x, 64, 7, 2, "stem_conv", fan)
+    x = layers.Activation("relu", name="stem_relu")(norm(x, "stem_norm"))
+    x = layers.ZeroPadding2D(1, name="stem_pad")(x)  # after ReLU a zero never wins over what is there
+    return layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+
+
+def head(x, classes, seed=0, hidden=None, dropout=0.0):
+    """Mean over all pixels, then one dense layer, or two with ReLU and dropout between them.
+
+    Dense layers start as PyTorch's, uniform in ±1/√fan_in.
+    """
+    x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+    if hidden is not None:
+        x = layers.Dense(hidden, activation="relu", **_uniform(x), name="head_hidden")(x)
+        x = layers.Dropout(dropout, seed=seed % 2**31, name="head_dropout")(x)
+    elif dropout:
+        raise InputError(f"dropout={dropout} without hidden: the dropout is behind a hidden layer, as hidden=256")
+    return layers.Dense(classes, **_uniform(x), dtype="float32", name="head_logits")(x)
+
+
+def _uniform(x):
     bound = 1 / math.sqrt(x.shape[-1])
     uniform = initializers.RandomUniform(-bound, bound)
-    x = layers.GlobalAveragePooling2D(name="head_pool")(x)
-    head = layers.Dense(
-        classes, kernel_initializer=uniform, bias_initializer=uniform, dtype="float32", name="head_logits"
-    )
-    return head(x)
+    return {"kernel_initializer": uniform, "bias_initializer": uniform}

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 
 import keras
 import numpy as np
@@ -74,9 +75,15 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
             model = keras.Model(image, family(x, classes, seed, **options), name=name)
     except (TypeError, ValueError) as error:  # Keras's own, of an image that is too small or an option out of range
         asked = f"{name}(classes={classes}, input_shape={tuple(input_shape)}, {options})"
-        raise InputError(f"{asked} cannot be built: {' '.join(str(error).split())}") from None
+        raise InputError(f"{asked} cannot be built: {_first_sentences(error)}") from None
     draw_initial_values(model, seed)
     return model
+
+
+def _first_sentences(error):
+    """What Keras says in one line, without its colours and the list of what a layer was called with."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(plain.partition("Arguments received by")[0].split())
 
 
 @contextlib.contextmanager

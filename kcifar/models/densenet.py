@@ -21,7 +21,7 @@ def densenet169(image, classes, seed, hidden=None, dropout=0.0):
     behind it), `head`.
 
     Args:
-        image: normalised images (batch, height, width, channels), sides of at least 32.
+        image: normalised images (batch, height, width, channels), sides of at least 29.
         classes: number of logits.
         seed: of dropout.
         hidden: units of a hidden layer with ReLU before the logits; None for none.

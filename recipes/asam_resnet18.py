@@ -5,7 +5,7 @@ the stem (here that for 32×32), whether it starts from pretrained weights (here
 (here those of ASAM's own program), the EMA's decay (here 0.999), and the strengths of the augmentation (here those of
 another report, and of Cutout's paper). A tenth of the training images is held out here, and chooses the epoch.
 Command: python -m kcifar.train recipes/asam_resnet18.py
-Measured: not yet.
+Measured: 26.73 % on test after epochs=1, JPEG copy, seed 0, n = 1; torch on a CPU. Not run further.
 """
 
 from kcifar.recipe import Component, Recipe

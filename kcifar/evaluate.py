@@ -84,8 +84,9 @@ def _print_sharpness(run, dataset, rho, images):
     found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)
     print(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
     print(f"loss                           {found.loss:.4f}")
+    batch_size = min(recipe.batch_size, images)
     uphill = f"uphill at radius {rho:g}"
-    print(f"{uphill:<30}{found.increase:+.4f}  (batches of {recipe.batch_size}, in training mode, as in SAM)")
+    print(f"{uphill:<30}{found.increase:+.4f}  (batches of {batch_size}, in training mode, as in SAM)")
     how = "" if found.converged else ", not converged"
     print(f"top eigenvalue of the Hessian  {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
 

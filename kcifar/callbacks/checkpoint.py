@@ -11,6 +11,12 @@ from kcifar.errors import InputError
 from kcifar.runs.state import load_state, save_model, save_state
 
 
+def after_divergence(epochs):
+    """The end of an error of a training that diverged after so many good epochs: what is left, and what to do."""
+    kept = f"the checkpoint of epoch {epochs} stays" if epochs else "nothing was saved yet"
+    return f"{kept}. Lower the learning rate, or clip gradients (optimizer.global_clipnorm=1)"
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves the best model so far, and after every epoch all that an exact resume needs.
 
@@ -95,10 +101,8 @@ class Checkpoint(keras.callbacks.Callback):
     def _expect_finite(self, epochs_before):
         """The last step can break weights whose loss nobody has seen yet."""
         if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in self.model.weights):
-            kept = f"the checkpoint of epoch {epochs_before} stays" if epochs_before else "nothing was saved yet"
             raise InputError(
-                f"weights are not finite after epoch {epochs_before + 1}; {kept}. Lower the learning rate, or clip "
-                "gradients (optimizer.global_clipnorm=1)"
+                f"weights are not finite after epoch {epochs_before + 1}; {after_divergence(epochs_before)}"
             )
 
     def _is_best(self, epoch, logs):

@@ -5,6 +5,7 @@ import threading
 
 import keras
 
+from kcifar.callbacks.checkpoint import after_divergence
 from kcifar.errors import InputError
 
 
@@ -46,8 +47,4 @@ class StopOnNaN(keras.callbacks.Callback):
     def _complaint(self, step, loss):
         steps, done = self.params["steps"], self._epoch
         of_all = f" of {steps}" if steps else ""
-        kept = f"the checkpoint of epoch {done} stays" if done else "nothing was saved yet"
-        return (
-            f"the loss is {loss} in epoch {done + 1} at step {step + 1}{of_all}; {kept}. Lower the learning rate, or "
-            "clip gradients (optimizer.global_clipnorm=1)"
-        )
+        return f"the loss is {loss} in epoch {done + 1} at step {step + 1}{of_all}; {after_divergence(done)}"

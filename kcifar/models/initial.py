@@ -36,6 +36,15 @@ def draw_initial_values(model, seed):
                 variable.assign(_draw(initializer, rng, variable.shape).astype("float32"))
 
 
+def pytorch_uniform(fan_in):
+    """Where PyTorch's linear and convolution layers start: kernel and bias uniform in ±1/√fan_in, as arguments."""
+    bound = 1 / math.sqrt(fan_in)
+    return {
+        "kernel_initializer": initializers.RandomUniform(-bound, bound),
+        "bias_initializer": initializers.RandomUniform(-bound, bound),
+    }
+
+
 def _draw(initializer, rng, shape):
     if isinstance(initializer, initializers.RandomUniform):
         return rng.uniform(initializer.minval, initializer.maxval, shape)

@@ -1,10 +1,9 @@
 """What residual networks are made of, with PyTorch's initial values and constants."""
 
-import math
-
 from keras import initializers, layers
 
 from kcifar.errors import InputError
+from kcifar.models.initial import pytorch_uniform
 
 
 def conv(x, filters, size, stride, name, fan="fan_out"):
@@ -35,14 +34,8 @@ def head(x, classes, seed=0, hidden=None, dropout=0.0):
     """
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     if hidden is not None:
-        x = layers.Dense(hidden, activation="relu", **_uniform(x), name="head_hidden")(x)
+        x = layers.Dense(hidden, activation="relu", **pytorch_uniform(x.shape[-1]), name="head_hidden")(x)
         x = layers.Dropout(dropout, seed=seed % 2**31, name="head_dropout")(x)
     elif dropout:
         raise InputError(f"dropout={dropout} without hidden: the dropout is behind a hidden layer, as hidden=256")
-    return layers.Dense(classes, **_uniform(x), dtype="float32", name="head_logits")(x)
-
-
-def _uniform(x):
-    bound = 1 / math.sqrt(x.shape[-1])
-    uniform = initializers.RandomUniform(-bound, bound)
-    return {"kernel_initializer": uniform, "bias_initializer": uniform}
+    return layers.Dense(classes, **pytorch_uniform(x.shape[-1]), dtype="float32", name="head_logits")(x)

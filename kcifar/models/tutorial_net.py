@@ -1,8 +1,8 @@
 """The net of PyTorch's CIFAR-10 tutorial."""
 
-import math
+from keras import layers
 
-from keras import initializers, layers
+from kcifar.models.initial import pytorch_uniform
 
 
 def tutorial_net(image, classes, seed):
@@ -18,17 +18,9 @@ def tutorial_net(image, classes, seed):
     """
     x = image
     for stage, filters in enumerate((6, 16), start=1):
-        x = layers.Conv2D(filters, 5, activation="relu", **_uniform(25 * x.shape[-1]), name=f"conv{stage}")(x)
+        x = layers.Conv2D(filters, 5, activation="relu", **pytorch_uniform(25 * x.shape[-1]), name=f"conv{stage}")(x)
         x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
     x = layers.Flatten(name="flatten")(x)
     for stage, units in enumerate((120, 84), start=1):
-        x = layers.Dense(units, activation="relu", **_uniform(x.shape[-1]), name=f"dense{stage}")(x)
-    return layers.Dense(classes, **_uniform(x.shape[-1]), dtype="float32", name="logits")(x)
-
-
-def _uniform(fan_in):
-    bound = 1 / math.sqrt(fan_in)
-    return {
-        "kernel_initializer": initializers.RandomUniform(-bound, bound),
-        "bias_initializer": initializers.RandomUniform(-bound, bound),
-    }
+        x = layers.Dense(units, activation="relu", **pytorch_uniform(x.shape[-1]), name=f"dense{stage}")(x)
+    return layers.Dense(classes, **pytorch_uniform(x.shape[-1]), dtype="float32", name="logits")(x)

@@ -6,6 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python
+# A process a core, each with files of its own: what a file compiles on JAX is compiled once.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 help:
 	@echo "make demo                               train on shapes that kcifar draws itself, half a minute on 2 cores"
@@ -26,8 +28,8 @@ train: $(ENVIRONMENT)
 	$(RUN) -m kcifar.train $(RECIPE) $(ARGS)
 
 test: $(ENVIRONMENT)
-	KERAS_BACKEND=torch $(RUN) -m pytest $(ARGS)
-	KERAS_BACKEND=jax $(RUN) -m pytest -m "not once" $(ARGS)
+	KERAS_BACKEND=torch $(RUN) -m pytest $(PARALLEL) $(ARGS)
+	KERAS_BACKEND=jax $(RUN) -m pytest $(PARALLEL) -m "not once" $(ARGS)
 
 lint: $(ENVIRONMENT)
 	$(RUN) -m ruff format --check .

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # The tests' models are small: more threads only wait for each other, for minutes where something else needs the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,7 +29,8 @@ def cifar10_folder(pytestconfig):
     if not (IMAGES / "unpack").exists():
         pytest.skip(NO_IMAGES)
     folder = Path(pytestconfig.cache.mkdir("cifar10"))
-    subprocess.run([sys.executable, IMAGES / "unpack", folder], check=True)
+    with FileLock(folder / "lock"):  # several processes may run tests
+        subprocess.run([sys.executable, IMAGES / "unpack", folder], check=True)
     return folder
 
 

@@ -163,10 +163,10 @@ def densenet(net, x, blocks):
         for i in range(count):
             x = net.dense_layer(x, f"layer{stage}_{i}")
         x = net.transition(x, f"layer{stage}_transition") if stage < 4 else x
-    x = net.norm(x, "head_norm") if net.right.head_norm else x
+    x = net.norm(x, "layer4_norm") if net.right.head_norm else x
     return net.head(net.relu(x) if net.right.head_activated else x)
 
 
 def wrn28(net, x, width):
     x = stages(net.conv(x, "stem_conv"), net.wide_block, (16 * width, 32 * width, 64 * width), [4] * 3)
-    return net.head(net.relu(net.norm(x, "head_norm") if net.right.head_norm else x))
+    return net.head(net.relu(net.norm(x, "layer3_norm") if net.right.head_norm else x))

@@ -11,5 +11,6 @@ from kcifar.augment.crop import RandomCrop
 from kcifar.augment.cutout import Cutout
 from kcifar.augment.flip import RandomFlip
 from kcifar.augment.mixup import MixUp
+from kcifar.augment.resize import CenterCrop, Resize
 
-__all__ = ["ColorJitter", "Cutout", "MixUp", "RandomCrop", "RandomFlip"]
+__all__ = ["CenterCrop", "ColorJitter", "Cutout", "MixUp", "RandomCrop", "RandomFlip", "Resize"]

@@ -1,9 +1,10 @@
-"""The only room that imports torch or jax. Its two modules define the same functions; this picks one."""
+"""The only room that imports torch or jax. Modules `torch` and `jax` define the same functions; this picks one."""
 
 import importlib
 
 import keras
 
+from kcifar.backend.files import download, read_pytorch
 from kcifar.errors import InputError
 
 _FUNCTIONS = [
@@ -24,7 +25,7 @@ _FUNCTIONS = [
     "use_deterministic_algorithms",
     "values_between_steps",
 ]
-__all__ = [*_FUNCTIONS, "name"]
+__all__ = [*_FUNCTIONS, "download", "name", "read_pytorch"]
 
 name = keras.backend.backend()
 if name not in ("torch", "jax"):

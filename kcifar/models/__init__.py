@@ -8,19 +8,26 @@ import keras
 import numpy as np
 from keras import layers
 
+from kcifar import geometry
 from kcifar.errors import InputError, nearest
 from kcifar.models.densenet import densenet121, densenet169
 from kcifar.models.elu_cnn import elu_cnn
+from kcifar.models.freezing import freeze, unfreeze
 from kcifar.models.initial import draw_initial_values
+from kcifar.models.pretrained import load_pretrained
 from kcifar.models.resnet import resnet18, resnet20, resnet34, resnet50, resnet56, resnet152
 from kcifar.models.tutorial_net import tutorial_net
+from kcifar.models.vgg import vgg16
 from kcifar.models.wide_resnet import wrn28_2, wrn28_10
+
+__all__ = ["build", "freeze", "load_pretrained", "unfreeze"]
 
 _FAMILIES = {
     family.__name__: family
     for family in (
         tutorial_net,
         elu_cnn,
+        vgg16,
         resnet18,
         resnet34,
         resnet50,
@@ -36,12 +43,23 @@ _FAMILIES = {
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0, precision=None, **options):
+def build(
+    name,
+    classes=10,
+    input_shape=(32, 32, 3),
+    mean=None,
+    std=None,
+    seed=0,
+    precision=None,
+    resize=None,
+    center_crop=None,
+    **options,
+):
     """A model by name: a functional `keras.Model` of stock layers that gives logits.
 
     Args:
-        name: `tutorial_net`, `elu_cnn`; `resnet18`, `resnet34`, `resnet50`, `resnet152`, `densenet121`, `densenet169`;
-            `resnet20`, `resnet56`, `wrn28_2`, `wrn28_10`.
+        name: `tutorial_net`, `elu_cnn`, `vgg16`; `resnet18`, `resnet34`, `resnet50`, `resnet152`, `densenet121`,
+            `densenet169`; `resnet20`, `resnet56`, `wrn28_2`, `wrn28_10`.
         classes: number of logits.
         input_shape: (height, width, channels) of an image.
         mean, std: of each channel on the 0–1 scale: a normalisation comes first and the model takes 0–255.
@@ -49,13 +67,16 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
         seed: of the initial values, which are drawn on the host (the same on every backend), and of dropout.
         precision: of the layers' arithmetic, `float32` or `bfloat16` (Keras's policy `mixed_bfloat16`: the variables,
             BatchNorm's statistics, the normalisation and the logits stay float32). None for Keras's current policy.
+        resize: pixels that the shorter side of an image is scaled to first; None leaves it as it is. So is
+            `kcifar.augment.Resize`, but in the model, which takes the images as they come.
+        center_crop: then, sides of the middle that is cut out of it, see `kcifar.augment.CenterCrop`; None for all.
         options: of the family, see its function.
 
     Returns:
         The model: (batch, *input_shape) of any real dtype -> (batch, classes) logits.
 
     Raises:
-        InputError: an unknown name, option or precision, or an image too small for the network.
+        InputError: an unknown name, option or precision, or an image too small for the network or the crop.
     """
     if name not in _FAMILIES:
         raise InputError(f"unknown model '{name}'; {nearest(name, _FAMILIES)}")
@@ -69,7 +90,7 @@ def build(name, classes=10, input_shape=(32, 32, 3), mean=None, std=None, seed=0
     if precision not in (None, *_POLICIES):
         raise InputError(f"precision is '{precision}'; expected one of {', '.join(_POLICIES)}, or None")
     image = keras.Input(input_shape, name="image")
-    x = _normalised(image, mean, std)
+    x = _normalised(_cropped(_resized(image, resize), center_crop), mean, std)
     try:
         with _policy(precision):
             model = keras.Model(image, family(x, classes, seed, **options), name=name)
@@ -95,6 +116,24 @@ def _policy(precision):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _resized(image, size):
+    if size is None:
+        return image
+    geometry.expect_pixels("resize", size)
+    shape = image.shape[1:3]
+    wanted = geometry.resized(shape, size)
+    antialias = min(wanted) < min(shape)
+    return layers.Resizing(*wanted, "bilinear", antialias=antialias, dtype="float32", name="resize")(image)
+
+
+def _cropped(image, size):
+    if size is None:
+        return image
+    geometry.expect_pixels("center_crop", size)
+    margins = geometry.margins(image.shape[1:3], size)
+    return layers.Cropping2D(margins, dtype="float32", name="center_crop")(image)
 
 
 def _normalised(image, mean, std):

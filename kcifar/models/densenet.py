@@ -17,8 +17,8 @@ def densenet169(image, classes, seed, hidden=None, dropout=0.0):
 
     As torchvision's: growth 32, bottlenecks of four times that, a transition halves the filters; kernels start
     He-normal by fan-in, BatchNorm as in `resnet18`. Departure: the head's bias starts uniform as in `resnet18`, there
-    it starts at 0. Layers are named by their group: `stem`, `layer1` to `layer4` (a dense block and the transition
-    behind it), `head`.
+    it starts at 0. Layers are named by their group: `stem`, `layer1` to `layer4` (a dense block and what is behind it:
+    a transition, or the last BatchNorm), `head`.
 
     Args:
         image: normalised images (batch, height, width, channels), sides of at least 29.
@@ -37,7 +37,7 @@ def _densenet(image, classes, seed, blocks, hidden, dropout):
             x = layers.Concatenate(name=f"layer{stage}_{place}_join")([x, _added(x, f"layer{stage}_{place}")])
         if stage < len(blocks):
             x = _transition(x, f"layer{stage}_transition")
-    return head(_activated(x, "head"), classes, seed, hidden, dropout)
+    return head(_activated(x, "layer4"), classes, seed, hidden, dropout)
 
 
 def _added(x, name):

@@ -15,8 +15,8 @@ def draw_initial_values(model, seed):
     """Overwrites every kernel and bias of `model` with values that its stock initializer describes, drawn by NumPy.
 
     Each layer has a stream of its own (`kcifar.chance`, the layer's place as the step), so adding a layer behind does
-    not change those before it, nor does the normalisation in front. Initializers that draw nothing (zeros, ones) are
-    left to Keras.
+    not change those before it, nor does what is in front of the network. Initializers that draw nothing (zeros, ones)
+    are left to Keras.
 
     Args:
         model: a built `keras.Model` whose layers use `VarianceScaling` or `RandomUniform`.
@@ -25,7 +25,7 @@ def draw_initial_values(model, seed):
     Raises:
         NotImplementedError: a layer starts from another random initializer.
     """
-    before = (layers.InputLayer, layers.Normalization)
+    before = (layers.InputLayer, layers.Resizing, layers.Cropping2D, layers.Normalization)
     drawn = [layer for layer in model.layers if not isinstance(layer, before)]
     for place, layer in enumerate(drawn, start=_FIRST_PLACE):
         rng = chance.generator(seed, chance.WEIGHTS, step=place)

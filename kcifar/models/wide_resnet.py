@@ -30,7 +30,7 @@ def _wide_resnet(image, classes, blocks, width):
     for stage, filters in enumerate((16 * width, 32 * width, 64 * width), start=1):
         for block in range(blocks):
             x = _block(x, filters, 2 if stage > 1 and block == 0 else 1, f"layer{stage}_{block}")
-    return head(_activated(x, "head"), classes)
+    return head(_activated(x, "layer3"), classes)
 
 
 def _block(x, filters, stride, name):

@@ -14,7 +14,7 @@ import keras
 import torch
 from keras import layers, ops
 
-from kcifar.backend.torch import activation, window
+from kcifar.backend.torch import activation, resize, window
 from kcifar.backend.torch.batch_norm import batch_norm
 from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last
 
@@ -183,6 +183,8 @@ _MAKERS = {
     layers.LeakyReLU: activation.leaky_relu,
     layers.ELU: activation.elu,
     layers.Normalization: _normalization,
+    layers.Resizing: resize.resizing,
+    layers.Cropping2D: resize.cropping2d,
     layers.Add: _merging(_add),
     layers.Multiply: _merging(_multiply),
     layers.Concatenate: _concatenate,

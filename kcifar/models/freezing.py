@@ -1,0 +1,81 @@
+"""Groups of layers, and which of them are trained."""
+
+import math
+
+import keras
+
+from kcifar.errors import InputError, nearest
+
+
+def weighted_layers(model):
+    """The layers that hold weights, in the model's order, those of models in it among them."""
+    return [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if layer.weights and not isinstance(layer, keras.Model)
+    ]
+
+
+def group_of(layer):
+    """The group that a layer is of: its name up to the first underscore."""
+    return layer.name.partition("_")[0]
+
+
+def freeze(model, groups):
+    """Layers of these groups are not trained any more: weights stay, and cost no backward pass.
+
+    Their BatchNorm normalises by its moving statistics, also in training, and these stay. The groups of the networks
+    for ImageNet are `stem`, `layer1` to `layer4` and `head`.
+
+    Args:
+        model: a built `keras.Model`, changed in place.
+        groups: names, or one.
+
+    Returns:
+        (before, after): how many parameters are trained.
+
+    Raises:
+        InputError: an unknown group, or nothing would be left to train; nothing is changed then.
+    """
+    chosen = layers_of(model, groups)
+    if not any(layer.trainable and layer.trainable_weights and layer not in chosen for layer in weighted_layers(model)):
+        raise InputError(f"freezing {', '.join(_names(groups))} of '{model.name}' leaves nothing to train")
+    return _set_trainable(model, chosen, False)
+
+
+def unfreeze(model, groups):
+    """Layers of these groups are trained again.
+
+    Args, Returns:
+        As of `freeze`.
+
+    Raises:
+        InputError: an unknown group.
+    """
+    return _set_trainable(model, layers_of(model, groups), True)
+
+
+def layers_of(model, groups):
+    """The layers with weights of these groups. Raises InputError where there is no such group."""
+    weighted = weighted_layers(model)
+    known = list(dict.fromkeys(map(group_of, weighted)))
+    for name in _names(groups):
+        if name not in known:
+            raise InputError(f"'{model.name}' has no group of layers '{name}'; {nearest(name, known)}")
+    return [layer for layer in weighted if group_of(layer) in _names(groups)]
+
+
+def _names(groups):
+    return (groups,) if isinstance(groups, str) else tuple(groups)
+
+
+def _set_trainable(model, chosen, value):
+    before = trained_parameters(model)
+    for layer in chosen:
+        layer.trainable = value
+    return before, trained_parameters(model)
+
+
+def trained_parameters(model):
+    """How many parameters are trained."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)

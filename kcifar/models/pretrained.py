@@ -1,0 +1,144 @@
+"""Weights that a model starts from."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+from kcifar import backend
+from kcifar.errors import InputError
+from kcifar.models.freezing import group_of, weighted_layers
+from kcifar.models.pytorch_names import published_form, pytorch_names
+from kcifar.models.weights import PYTORCH_SUFFIXES, locate, read_keras
+
+_LISTED = 20  # names of each kind in an error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """Where an array of a file goes.
+
+    Attributes:
+        layer: its layer.
+        variable: of the layer.
+        shape: that the array has in the file.
+        to_keras: gives the array the layout of the variable.
+    """
+
+    layer: keras.Layer
+    variable: keras.Variable
+    shape: tuple[int, ...]
+    to_keras: Callable = np.asarray
+
+
+def load_pretrained(model, source):
+    """Gives a model the weights of a file or of a published name, BatchNorm's statistics among them.
+
+    PyTorch's files are those of torchvision's and timm's ResNets, DenseNets and VGG-16, for the models of these names.
+    Keras's files are matched by the names of layers, for any model. Where the file is of another number of classes,
+    the layers of the group `head` stay as they are.
+
+    Args:
+        model: a built `keras.Model`, changed in place.
+        source: the path of a `.pth`, `.pt`, `.bin` or `.safetensors` file, or of a `.keras` or `.weights.h5` file, of
+            which only the numbers are read; or a name: `torchvision/resnet18` (its IMAGENET1K_V1 weights),
+            `torchvision/resnet50.IMAGENET1K_V2`, `timm/resnet18.fb_swsl_ig1b_ft_in1k`. What a name stands for is
+            fetched once.
+
+    Returns:
+        The names of the layers that stayed as they are.
+
+    Raises:
+        InputError: there is no such source, it cannot be fetched, is damaged, or is of another network: tensors that
+            are missing, unknown or of another shape are listed. Nothing is changed then.
+    """
+    path = locate(source)
+    if path.suffix in PYTORCH_SUFFIXES:
+        targets, found = _pytorch_targets(model), published_form(backend.read_pytorch(path))
+    else:
+        targets, found = _keras_targets(model), read_keras(path)
+    new = _head_of_other_classes(model, targets, found)
+    _expect_same(path, model, targets, found)
+    for key, target in targets.items():
+        target.variable.assign(target.to_keras(found[key]))
+    return new
+
+
+def _keras_targets(model):
+    return {
+        f"{layer.name}/{place}": _Target(layer, variable, tuple(variable.shape))
+        for layer in weighted_layers(model)
+        for place, variable in enumerate(layer.weights)
+    }
+
+
+def _pytorch_targets(model):
+    names = pytorch_names(model)
+    return {f"{names[layer.name]}.{key}": target for layer in weighted_layers(model) for key, target in _parts(layer)}
+
+
+def _parts(layer):
+    """PyTorch's names of what a layer holds, with its targets."""
+    if isinstance(layer, layers.BatchNormalization):
+        parts = zip(("weight", "bias", "running_mean", "running_var"), layer.weights, strict=True)
+        return [(key, _Target(layer, variable, tuple(variable.shape))) for key, variable in parts]
+    *area, inputs, outputs = layer.kernel.shape
+    to_keras = (lambda array: array.transpose(2, 3, 1, 0)) if area else _dense_kernel(layer)
+    kernel = _Target(layer, layer.kernel, (outputs, inputs, *area), to_keras)
+    if layer.bias is None:
+        return [("weight", kernel)]
+    return [("weight", kernel), ("bias", _Target(layer, layer.bias, (outputs,)))]
+
+
+def _dense_kernel(layer):
+    """Behind a Flatten PyTorch counts channels, rows, columns; Keras rows, columns, channels."""
+    before = layer._inbound_nodes[0].input_tensors[0]._keras_history.operation
+    if not isinstance(before, layers.Flatten):
+        return np.transpose
+    height, width, channels = before.input.shape[1:]
+    return lambda array: array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(-1, len(array))
+
+
+def _head_of_other_classes(model, targets, found):
+    """The layers of the head, where the file's has other classes. Both then have nothing of the head any more."""
+    logits = weighted_layers(model)[-1]
+    bias = [key for key, target in targets.items() if target.layer is logits][-1]
+    if bias not in found or found[bias].shape == targets[bias].shape:
+        return []
+    head = [layer for layer in weighted_layers(model) if group_of(layer) == group_of(logits)]
+    for entries in (targets, found):
+        for key in [key for key in entries if _group_of_key(key) == _group_of_key(bias)]:
+            del entries[key]
+    return [layer.name for layer in head]
+
+
+def _group_of_key(key):
+    """`fc` of fc.bias, `classifier` of classifier.0.bias, `head` of head_hidden/1."""
+    return re.split(r"[._/]", key)[0]
+
+
+def _expect_same(path, model, targets, found):
+    reshaped = [
+        f"{key} is {found[key].shape}, here {target.shape}"
+        for key, target in targets.items()
+        if key in found and found[key].shape != target.shape
+    ]
+    kinds = {
+        "missing": [key for key in targets if key not in found],
+        "unknown": [key for key in found if key not in targets],
+        "of another shape": reshaped,
+    }
+    different = [f"{kind}: {_listed(keys)}" for kind, keys in kinds.items() if keys]
+    if different:
+        raise InputError(f"'{path}' holds weights of another network than '{model.name}'; {'; '.join(different)}")
+    broken = [key for key in targets if not np.isfinite(found[key]).all()]
+    if broken:
+        raise InputError(f"'{path}' holds values that are no finite numbers: {_listed(broken)}")
+
+
+def _listed(keys):
+    rest = len(keys) - _LISTED
+    return ", ".join(keys[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,51 @@
+"""VGG."""
+
+from keras import layers
+
+from kcifar.models.initial import pytorch_uniform
+from kcifar.models.residual import norm
+
+_BLOCKS = {  # convolutions of 3×3 with so many filters, then a max-pooling
+    "stem": (64, 64),
+    "layer1": (128, 128),
+    "layer2": (256, 256, 256),
+    "layer3": (512, 512, 512),
+    "layer4": (512, 512, 512),
+}
+
+
+def vgg16(image, classes, seed, batch_norm=False, hidden=4096, dropout=0.5):
+    """Logits of Simonyan & Zisserman 2015 (arXiv 1409.1556), table 1, column D: 13 convolutions, 3 dense layers.
+
+    As torchvision's, but for the initial values and an adaptive pooling before the classifier, which it needs for
+    images of other sides than 224: 138,357,544 parameters for 1,000 classes at 224×224; at 32×32 the convolutions
+    leave one pixel, and it has 33,638,218 for 10. Every layer starts as PyTorch's own, uniform in ±1/√fan_in.
+
+    Layers are named by their group: the five blocks are `stem` and `layer1` to `layer4`, then `head`.
+
+    Args:
+        image: normalised images (batch, height, width, channels), sides of at least 32.
+        classes: number of logits.
+        seed: of dropout.
+        batch_norm: BatchNorm behind every convolution.
+        hidden: units of the two hidden layers, each with ReLU and dropout.
+        dropout: their rate.
+    """
+    x = image
+    for group, block in _BLOCKS.items():
+        for place, filters in enumerate(block, start=1):
+            x = _conv(x, filters, batch_norm, group, place)
+        x = layers.MaxPooling2D(2, name=f"{group}_pool")(x)
+    x = layers.Flatten(name="head_flatten")(x)
+    for place in (1, 2):
+        x = layers.Dense(hidden, activation="relu", **pytorch_uniform(x.shape[-1]), name=f"head_hidden{place}")(x)
+        x = layers.Dropout(dropout, seed=(seed + place) % 2**31, name=f"head_dropout{place}")(x)
+    return layers.Dense(classes, **pytorch_uniform(x.shape[-1]), dtype="float32", name="head_logits")(x)
+
+
+def _conv(x, filters, batch_norm, group, place):
+    start = pytorch_uniform(9 * x.shape[-1])
+    x = layers.Conv2D(filters, 3, padding="same", **start, name=f"{group}_conv{place}")(x)
+    if batch_norm:
+        x = norm(x, f"{group}_norm{place}")
+    return layers.Activation("relu", name=f"{group}_relu{place}")(x)

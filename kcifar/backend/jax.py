@@ -144,7 +144,7 @@ def accelerate(model):
     return model
 
 
-def update_adam(optimizer, gradients, variables, slots, learning_rate, l2):
+def update_adam(optimizer, gradients, variables, slots, learning_rate, l2, first_step):
     """False: XLA fuses the updates of all variables by itself."""
     return False
 

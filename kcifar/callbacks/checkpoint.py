@@ -69,6 +69,8 @@ class Checkpoint(keras.callbacks.Callback):
         Raises:
             InputError: nothing was saved, or it is damaged or of another model.
         """
+        for callback in self.stateful:
+            callback.set_model(model)  # what it adds to the model's state has to be there
         record = load_state(self.state_path, model)
         if len(record["callbacks"]) != len(self.stateful):
             raise InputError(

@@ -66,9 +66,8 @@ def load_state(path, model):
 
 
 def _variables(model):
-    """Every variable that training changes, by a key that does not depend on automatic names."""
-    seeds_and_weights = model.trainable_variables + model.non_trainable_variables
-    variables = {f"model_{place}": variable for place, variable in enumerate(seeds_and_weights)}
+    """Every variable that training changes, by a key that does not depend on automatic names, or on what is frozen."""
+    variables = {f"variable_{place}": variable for place, variable in enumerate(model.variables)}
     slots = [variable for variable in model.optimizer.variables if variable.name != "learning_rate"]
     variables |= {f"optimizer_{place}": variable for place, variable in enumerate(slots)}
     return variables | {v.name: v for v in model.optimizer.variables if v.name == "learning_rate"}

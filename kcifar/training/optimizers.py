@@ -19,17 +19,62 @@ class _CoupledL2(keras.optimizers.Optimizer):
             raise InputError(f"{type(self).__name__}(global_clipnorm={global_clipnorm}): expected above 0, or None")
         self.l2 = l2
         self.l2_kernels_only = l2_kernels_only
+        self._first_steps = {}  # by the id of a variable that is trained from a later step on
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._slots = {name: self.add_optimizer_variables(variables, name) for name in self._slot_names()}
+
+    def extend(self, variables):
+        """Makes room for variables that are trained later: those that it was built with, and others, in any order."""
+        known = self._trainable_variables_indices
+        others = [variable for variable in variables if self._var_key(variable) not in known]
+        known.update({self._var_key(variable): place for place, variable in enumerate(others, start=len(known))})
+        self._trainable_variables = list(variables)
+        for name, slots in self._slots.items():
+            slots += self.add_optimizer_variables(others, name)
+
+    def _slot_names(self):
+        raise NotImplementedError
+
+    def train_from(self, variables, step):
+        """Counts the steps of these variables from this one of the optimizer's on, as PyTorch counts each parameter's.
+
+        For variables that have been frozen until then.
+        """
+        self._first_steps |= {id(variable): step for variable in variables}
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        """As Keras's own, of the variables that are trained now: others, which may be later, have their slots too."""
+        trained = [variable for variable in self._trainable_variables if variable.trainable]
+        mapping = [
+            *zip(trained, trainable_variables, strict=True),
+            *zip(self.variables, optimizer_variables, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.apply(grads, trained)
+        return tuple([scope.get_current_value(v) for v in variables] for variables in (trained, self.variables))
 
     def _backend_update_step(self, gradients, variables, learning_rate):
         pairs = list(zip(gradients, variables, strict=True))
-        for l2 in dict.fromkeys(map(self._l2_of, variables)):
-            group = [pair for pair in pairs if self._l2_of(pair[1]) == l2]
-            if not self._update_natively(*map(list, zip(*group, strict=True)), learning_rate, l2):
+        slots = list(self._slots.values())
+        for alike in dict.fromkeys(map(self._kind_of, variables)):
+            group = [pair for pair in pairs if self._kind_of(pair[1]) == alike]
+            if not self._update_natively(*map(list, zip(*group, strict=True)), slots, learning_rate, *alike):
                 super()._backend_update_step(*zip(*group, strict=True), learning_rate)
 
-    def _update_natively(self, gradients, variables, learning_rate, l2):
-        """Updates variables that have one penalty; False, with nothing done, where the backend cannot."""
+    def _slot(self, name, variable):
+        return self._slots[name][self._get_variable_index(variable)]
+
+    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step):
+        """Updates variables of one kind; False, with nothing done, where the backend cannot."""
         raise NotImplementedError
+
+    def _kind_of(self, variable):
+        """(its penalty, the optimizer's step that was its first)."""
+        return self._l2_of(variable), self._first_steps.get(id(variable), 0)
 
     def _l2_of(self, variable):
         return 0.0 if self.l2_kernels_only and len(variable.shape) < 2 else self.l2
@@ -83,21 +128,17 @@ class SGD(_CoupledL2):
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def build(self, variables):
-        if self.built:
-            return
-        super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity") if self.momentum else None
+    def _slot_names(self):
+        return ["velocity"] if self.momentum else []
 
-    def _update_natively(self, gradients, variables, learning_rate, l2):
-        slots = [self._velocities] if self.momentum else []
+    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step):
         return backend.update_sgd(self, gradients, variables, slots, learning_rate, l2)
 
     def update_step(self, gradient, variable, learning_rate):
         gradient, learning_rate = self._coupled(gradient, variable, learning_rate)
         step = gradient
         if self.momentum:
-            velocity = self._velocities[self._get_variable_index(variable)]
+            velocity = self._slot("velocity", variable)
             self.assign(velocity, ops.add(ops.multiply(velocity, self.momentum), gradient))
             step = ops.add(gradient, ops.multiply(velocity, self.momentum)) if self.nesterov else velocity
         self.assign_sub(variable, ops.multiply(step, learning_rate))
@@ -144,20 +185,16 @@ class Adam(_CoupledL2):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def build(self, variables):
-        if self.built:
-            return
-        super().build(variables)
-        self._means, self._squares = self.add_optimizer_variables(variables, ["mean", "square"])
+    def _slot_names(self):
+        return ["mean", "square"]
 
-    def _update_natively(self, gradients, variables, learning_rate, l2):
-        return backend.update_adam(self, gradients, variables, [self._means, self._squares], learning_rate, l2)
+    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step):
+        return backend.update_adam(self, gradients, variables, slots, learning_rate, l2, first_step)
 
     def update_step(self, gradient, variable, learning_rate):
         gradient, learning_rate = self._coupled(gradient, variable, learning_rate)
-        mean = self._means[self._get_variable_index(variable)]
-        square = self._squares[self._get_variable_index(variable)]
-        step = ops.cast(self.iterations + 1, variable.dtype)
+        mean, square = self._slot("mean", variable), self._slot("square", variable)
+        step = ops.cast(self.iterations + 1 - self._kind_of(variable)[1], variable.dtype)
         correction_1 = _one_minus_power(self.beta_1, step)
         correction_2 = _one_minus_power(self.beta_2, step)
 

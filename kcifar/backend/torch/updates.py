@@ -12,18 +12,19 @@ _PREPARED = weakref.WeakKeyDictionary()  # by optimizer, then by the ids of the 
 
 
 @torch.no_grad()
-def update_adam(optimizer, gradients, variables, slots, learning_rate, l2):
+def update_adam(optimizer, gradients, variables, slots, learning_rate, l2, first_step):
     """One step of `kcifar.training.Adam`; False, with nothing done, where the variables are of several kinds.
 
     Args:
         slots: the optimizer's lists of means and of mean squares, of all its variables.
         l2: the penalty of these variables.
+        first_step: the optimizer's step, counted from 0, that was their first.
     """
     prepared = _prepared(optimizer, variables, slots)
     if prepared is None:
         return False
     parameters, (means, squares) = prepared
-    count = (optimizer.iterations.value + 1).float()
+    count = (optimizer.iterations.value + 1 - first_step).float()
     torch._fused_adam_(
         parameters,
         _like(parameters, gradients),

@@ -45,8 +45,15 @@ class Recipe:
     data: str  # what `kcifar.data.load` takes
     validation: float  # fraction of the training images held out, 0 for none
     model: Component
+    pretrained: (
+        str | None
+    )  # weights that it starts from: a file, or a name as "torchvision/resnet18"; None for new ones
+    freeze: tuple[str, ...]  # groups of layers that are not trained, of "stem", "layer1" … "layer4" and "head"
+    unfreeze_epoch: int | None  # after so many epochs they are trained too; None for never
     mean: tuple[float, ...] | None  # of each channel on the 0–1 scale: the model's first layer; None leaves it out
     std: tuple[float, ...] | None
+    resize: int | None  # pixels of the shorter side that the model scales images to first; None leaves them as they are
+    center_crop: int | None  # sides of the middle that it then takes; None for all
     transforms: tuple[Component, ...]
     batch_size: int
     drop_last: bool
@@ -68,6 +75,10 @@ class Recipe:
             object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.type))
         for name in ("batch_size", "epochs", "select_from_epoch"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("unfreeze_epoch", "resize", "center_crop"):
+            _expect(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.unfreeze_epoch is not None and not self.freeze:
+            raise InputError(f"unfreeze_epoch is {self.unfreeze_epoch} but freeze is empty: freeze=stem,layer1")
         _expect(0 <= self.validation < 1, "validation", self.validation, "a fraction from 0 to below 1")
         _expect(0 <= self.seed < 2**64, "seed", self.seed, "an integer from 0 to 2**64 - 1")
         _expect((self.mean is None) == (self.std is None), "std", self.std, "both mean and std, or None for both")
@@ -187,7 +198,7 @@ def _override(fields, key, text):
     current = fields[field]
     if not rest:
         annotation = next(f.type for f in dataclasses.fields(Recipe) if f.name == field)
-        fields[field] = text if annotation is str else _typed_text(key, text, annotation)
+        fields[field] = _typed_text(key, text, annotation)
     elif isinstance(current, tuple):
         name, _, argument = rest.partition(".")
         fields[field] = tuple(_with_argument(c, key, argument, text) if c.name == name else c for c in current)
@@ -199,8 +210,7 @@ def _with_argument(component, key, argument, text):
     """The component with one argument replaced by `text`, typed by the value it replaces."""
     current = component.arguments[argument]
     annotation = {tuple: tuple[object, ...], types.NoneType: object}.get(type(current), type(current))
-    value = text if isinstance(current, str) else _typed_text(key, text, annotation)
-    return Component(component.name, **{**component.arguments, argument: value})
+    return Component(component.name, **{**component.arguments, argument: _typed_text(key, text, annotation)})
 
 
 def _keys(fields):
@@ -223,10 +233,20 @@ def _parse(key, text):
 
 
 def _typed_text(key, text, annotation):
+    if annotation is str or (annotation == str | None and text != "none"):
+        return text
+    if annotation == tuple[str, ...]:
+        return _names(text)
     try:
         return _typed(key, _parse(key, text), annotation)
     except InputError:
         raise InputError(f"'{key}' cannot be '{text}'; expected {_written(annotation)}") from None
+
+
+def _names(text):
+    """Of `stem,layer1`, also with the brackets and quotes of Python; none of `none` and `()`."""
+    names = [name.strip(" '\"") for name in text.strip("()[] ").split(",")]
+    return tuple(name for name in names if name and name != "none")
 
 
 def _written(annotation):

@@ -14,8 +14,13 @@ recipe = Recipe(
     data="auto",
     validation=0.1,
     model=Component("resnet18", stem="cifar"),
+    pretrained=None,
+    freeze=(),
+    unfreeze_epoch=None,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
+    resize=None,
+    center_crop=None,
     transforms=(
         Component("RandomCrop", size=32, padding=4),
         Component("RandomFlip"),

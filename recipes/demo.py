@@ -11,8 +11,13 @@ recipe = Recipe(
     data="demo",
     validation=0.1,
     model=Component("elu_cnn", dropout=0.1),
+    pretrained=None,
+    freeze=(),
+    unfreeze_epoch=None,
     mean=(0.5, 0.5, 0.5),
     std=(0.25, 0.25, 0.25),
+    resize=None,
+    center_crop=None,
     transforms=(
         Component("RandomCrop", size=32, padding=2),
         Component("RandomFlip"),

@@ -34,6 +34,7 @@ class Checkpoint(keras.callbacks.Callback):
         monitor: the figure that tells which epoch is best (see `EarlyStopping`); None: the last one is.
         from_epoch: the first epoch, counted from 1, that may be the best; of a run that ends before, it is the last.
         stateful: callbacks with `state()` and `restore(state)`.
+        saved: the model that is saved as the best, where that is not the trained one but shares its weights.
 
     Attributes:
         best: the best value so far, or None.
@@ -44,12 +45,13 @@ class Checkpoint(keras.callbacks.Callback):
         InputError: at the end of an epoch: `monitor` is not in the log, or a weight is NaN or infinite.
     """
 
-    def __init__(self, folder, monitor, from_epoch=1, stateful=()):
+    def __init__(self, folder, monitor, from_epoch=1, stateful=(), saved=None):
         super().__init__()
         self.folder = Path(folder)
         self.monitor = monitor
         self.from_epoch = from_epoch
         self.stateful = list(stateful)
+        self.saved = saved
         self.best = None
         self.best_epoch = None
         self.stopped = False
@@ -89,7 +91,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._expect_finite(epoch)
         if self._is_best(epoch + 1, logs):
             self.best_epoch = epoch + 1
-            save_model(self.model, self.best_path)
+            save_model(self.saved or self.model, self.best_path)
         self.stopped = self.model.stop_training
         record = {
             "epochs": epoch + 1,

@@ -91,6 +91,8 @@ class Batches(keras.utils.PyDataset):
 
     def _shapes_before_each(self):
         """The shape of an image before each transform, found on the first one."""
+        if not self.transforms:
+            return []
         images, labels = ops.convert_to_tensor(self.split.images[:1]), ops.convert_to_tensor(self._one_hot[:1])
         rng, shapes = chance.generator(self.seed, chance.TRANSFORMS), []
         for transform in self.transforms:

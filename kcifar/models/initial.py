@@ -19,7 +19,7 @@ def draw_initial_values(model, seed):
     are left to Keras.
 
     Args:
-        model: a built `keras.Model` whose layers use `VarianceScaling` or `RandomUniform`.
+        model: a built `keras.Model` whose layers use `VarianceScaling`, `RandomUniform` or `RandomNormal`.
         seed: int in [0, 2**64).
 
     Raises:
@@ -48,6 +48,8 @@ def pytorch_uniform(fan_in):
 def _draw(initializer, rng, shape):
     if isinstance(initializer, initializers.RandomUniform):
         return rng.uniform(initializer.minval, initializer.maxval, shape)
+    if isinstance(initializer, initializers.RandomNormal):
+        return rng.normal(initializer.mean, initializer.stddev, shape)
     if isinstance(initializer, initializers.VarianceScaling):
         return _variance_scaling(initializer, rng, shape)
     raise NotImplementedError(f"initial values from {type(initializer).__name__}")

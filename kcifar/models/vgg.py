@@ -1,8 +1,7 @@
 """VGG."""
 
-from keras import layers
+from keras import initializers, layers
 
-from kcifar.models.initial import pytorch_uniform
 from kcifar.models.residual import norm
 
 _BLOCKS = {  # convolutions of 3×3 with so many filters, then a max-pooling
@@ -17,9 +16,9 @@ _BLOCKS = {  # convolutions of 3×3 with so many filters, then a max-pooling
 def vgg16(image, classes, seed, batch_norm=False, hidden=4096, dropout=0.5):
     """Logits of Simonyan & Zisserman 2015 (arXiv 1409.1556), table 1, column D: 13 convolutions, 3 dense layers.
 
-    As torchvision's, but for the initial values and an adaptive pooling before the classifier, which it needs for
-    images of other sides than 224: 138,357,544 parameters for 1,000 classes at 224×224; at 32×32 the convolutions
-    leave one pixel, and it has 33,638,218 for 10. Every layer starts as PyTorch's own, uniform in ±1/√fan_in.
+    As torchvision's, but without the pooling to 7×7 before its classifier: 138,357,544 parameters for 1,000 classes at
+    224×224; at 32×32 the convolutions leave one pixel, and it has 33,638,218 for 10. Kernels start He-normal by
+    fan-out, those of dense layers normal with deviation 0.01, biases 0; BatchNorm as in `resnet18`.
 
     Layers are named by their group: the five blocks are `stem` and `layer1` to `layer4`, then `head`.
 
@@ -38,14 +37,18 @@ def vgg16(image, classes, seed, batch_norm=False, hidden=4096, dropout=0.5):
         x = layers.MaxPooling2D(2, name=f"{group}_pool")(x)
     x = layers.Flatten(name="head_flatten")(x)
     for place in (1, 2):
-        x = layers.Dense(hidden, activation="relu", **pytorch_uniform(x.shape[-1]), name=f"head_hidden{place}")(x)
+        x = layers.Dense(hidden, activation="relu", kernel_initializer=_normal(), name=f"head_hidden{place}")(x)
         x = layers.Dropout(dropout, seed=(seed + place) % 2**31, name=f"head_dropout{place}")(x)
-    return layers.Dense(classes, **pytorch_uniform(x.shape[-1]), dtype="float32", name="head_logits")(x)
+    return layers.Dense(classes, kernel_initializer=_normal(), dtype="float32", name="head_logits")(x)
+
+
+def _normal():
+    return initializers.RandomNormal(0.0, 0.01)
 
 
 def _conv(x, filters, batch_norm, group, place):
-    start = pytorch_uniform(9 * x.shape[-1])
-    x = layers.Conv2D(filters, 3, padding="same", **start, name=f"{group}_conv{place}")(x)
+    he_normal = initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+    x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=he_normal, name=f"{group}_conv{place}")(x)
     if batch_norm:
         x = norm(x, f"{group}_norm{place}")
     return layers.Activation("relu", name=f"{group}_relu{place}")(x)

@@ -7,7 +7,7 @@ import numpy as np
 
 from kcifar import backend
 from kcifar.errors import InputError
-from kcifar.training.planning import evaluation_batches
+from kcifar.training.part import evaluation_batches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from kcifar.callbacks import Checkpoint, StopOnNaN
 from kcifar.callbacks.evaluate import Evaluate
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
+from kcifar.models.freezing import trained_parameters
 from kcifar.output import say
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
@@ -29,17 +30,27 @@ def train(planned, run, resume=False):
     recipe, model, batches = planned.recipe, planned.model, planned.batches
     images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
     log = RunLog(run.log, planned.learning_rate_at)
-    stateful = [callback for callback in (planned.weight_ema, log, planned.early_stopping) if callback]
-    checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful)
+    stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping) if part]
+    checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful, planned.whole)
     progress = ProgressBar(planned.learning_rate_at, images)
     evaluation = Evaluate(**planned.evaluated_splits())
-    callbacks = [planned.weight_ema, evaluation, log, planned.early_stopping, checkpoint, StopOnNaN(), progress]
+    callbacks = [
+        planned.unfreeze,
+        planned.weight_ema,
+        evaluation,
+        log,
+        planned.early_stopping,
+        checkpoint,
+        StopOnNaN(),
+        progress,
+    ]
 
     batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
     figures.learning_rate(run.figure("learning_rate"), planned.learning_rates, recipe.epochs, len(batches))
     if batches.epoch >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:
+        planned.part.compute_features(evaluation.splits)
         try:
             model.fit(
                 batches,
@@ -69,8 +80,10 @@ def _finish(planned, run, log, checkpoint, images):
         "test_loss": result.loss,
         "best_epoch": checkpoint.best_epoch,
         "selected_on": selected_on,
+        "selected_accuracy": checkpoint.best,
         "epochs": len(log.rows),
-        "parameters": planned.model.count_params(),
+        "parameters": planned.whole.count_params(),
+        "trained_parameters": trained_parameters(planned.model),
         "train_seconds": train_seconds,
         "seconds_per_epoch": log.train_seconds,
         "images_per_second": images * len(log.rows) / train_seconds,

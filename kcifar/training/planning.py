@@ -6,24 +6,34 @@ import keras
 import numpy as np
 from keras import ops
 
-from kcifar import backend, data, models
+from kcifar import backend, callbacks, data, models
 from kcifar.data import Batches
+from kcifar.models.freezing import trained_parameters
 from kcifar.recipe import Recipe
 from kcifar.training import components
-
-# Inference only: the figures do not depend on it. On a CPU larger batches leave the cache and are slower.
-EVALUATION_BATCH = 100
+from kcifar.training.part import Part, evaluation_batches, network_input, trained_part
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A recipe's data, batches and compiled model, with the lengths that follow from them."""
+    """A recipe's data, batches and compiled model, with the lengths that follow from them.
+
+    Attributes:
+        whole: the model that is saved.
+        new_layers: those of it that its pretrained weights do not have.
+        part: what of it is trained.
+        model: that, compiled, or SAM around it.
+    """
 
     recipe: Recipe
     dataset: data.Dataset
+    whole: keras.Model
+    new_layers: list[str]
+    part: Part
     batches: Batches
     model: keras.Model
     schedule: keras.optimizers.schedules.LearningRateSchedule | None
+    unfreeze: keras.callbacks.Callback | None
     weight_ema: keras.callbacks.Callback | None
     early_stopping: keras.callbacks.Callback | None
 
@@ -38,12 +48,11 @@ class Plan:
 
     def evaluated_splits(self):
         """What is evaluated after each epoch, as batches by name. The test split is there only if it selects."""
-        splits = {"train": self.dataset.train}
-        if self.dataset.validation:
-            splits["validation"] = self.dataset.validation
-        if self.recipe.select_on == "test":
-            splits["test"] = self.dataset.test
-        return {name: evaluation_batches(split) for name, split in splits.items()}
+        return {
+            name: evaluation_batches(split, self.part.evaluation)
+            for name, split in self.part.splits.items()
+            if name != "test" or self.recipe.select_on == "test"
+        }
 
     def learning_rates(self, steps):
         """The learning rates of optimizer steps, counted from 0: float32, of the array's shape."""
@@ -57,13 +66,16 @@ class Plan:
 
     def describe(self):
         """What will be done, as (name, text) rows."""
-        recipe, model, dataset = self.recipe, self.model, self.dataset
+        recipe, dataset = self.recipe, self.dataset
         held_out = f", {len(dataset.validation):,} validation" if dataset.validation else ""
         steps = self.steps_per_epoch
         return [
             ("data", f"{dataset.source}: {len(dataset.train):,} train{held_out}, {len(dataset.test):,} test images"),
-            ("model", f"{recipe.model}, {model.count_params():,} parameters"),
+            ("model", f"{recipe.model}, {self.whole.count_params():,} parameters"),
+            ("start", self._start()),
+            ("trained", self._trained()),
             ("transforms", ", ".join(map(str, recipe.transforms)) or "none"),
+            ("image size", self._image_size()),
             (
                 "batches",
                 f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs",
@@ -77,6 +89,25 @@ class Plan:
             ("seed", str(recipe.seed)),
             ("backend", f"{backend.name}, {recipe.precision}"),
         ]
+
+    def _start(self):
+        if not self.recipe.pretrained:
+            return "new weights"
+        new = f"; new are {', '.join(self.new_layers)}" if self.new_layers else ""
+        return f"weights of {self.recipe.pretrained}{new}"
+
+    def _trained(self):
+        recipe = self.recipe
+        if not recipe.freeze:
+            return "all parameters"
+        how_long = f" for {recipe.unfreeze_epoch} epochs" if recipe.unfreeze_epoch else ""
+        cached = ", which run once over each image" if self.part.on_features else ""
+        count = f"{trained_parameters(self.model):,} parameters"
+        return f"{count}; frozen{how_long} are {', '.join(recipe.freeze)}{cached}"
+
+    def _image_size(self):
+        sizes = [tensor.shape[1:3] for tensor in (self.whole.input, network_input(self.whole))]
+        return " scaled to ".join(dict.fromkeys(f"{height}×{width}" for height, width in sizes))
 
 
 def plan(recipe):
@@ -98,20 +129,29 @@ def plan(recipe):
     dataset = data.load(recipe.data)
     if recipe.validation:
         dataset = dataset.split_validation(recipe.validation, recipe.seed)
-    batches = Batches(dataset.train, recipe.batch_size, transforms, recipe.seed, drop_last=recipe.drop_last)
-    shape = tuple(batches[0][0].shape[1:])
+    batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
+    shape = tuple(Batches(dataset.train, transforms=transforms, **batching)[0][0].shape[1:])
 
     keras.utils.set_random_seed(recipe.seed % 2**32)
-    model = models.build(
+    whole = models.build(
         recipe.model.name,
         dataset.train.classes,
-        shape,
+        dataset.train.images.shape[1:],
         recipe.mean,
         recipe.std,
         recipe.seed,
         recipe.precision,
+        recipe.resize,
+        recipe.center_crop,
         **options,
     )
+    new_layers = models.load_pretrained(whole, recipe.pretrained) if recipe.pretrained else []
+    if recipe.freeze:
+        models.freeze(whole, recipe.freeze)
+    unfreeze = callbacks.Unfreeze(recipe.unfreeze_epoch, recipe.freeze) if recipe.unfreeze_epoch else None
+    part = trained_part(whole, dataset, transforms, shape, unfreezes=unfreeze is not None)
+    batches = Batches(part.splits["train"], transforms=part.transforms, **batching)
+    model = part.model
     if recipe.sharpness_aware:
         model = components.sharpness_aware(recipe.sharpness_aware, model)
     backend.accelerate(model)
@@ -120,12 +160,7 @@ def plan(recipe):
         rate = recipe.optimizer.arguments["learning_rate"]
         schedule = optimizer.learning_rate = schedule_of(rate, recipe.epochs, len(batches))
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
-    return Plan(recipe, dataset, batches, model, schedule, weight_ema, stopping)
-
-
-def evaluation_batches(split):
-    """A split in its own order, every image once and as it is."""
-    return Batches(split, min(EVALUATION_BATCH, len(split)), shuffle=False)
+    return Plan(recipe, dataset, whole, new_layers, part, batches, model, schedule, unfreeze, weight_ema, stopping)
 
 
 def _monitor(recipe):

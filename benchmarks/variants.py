@@ -224,7 +224,7 @@ def kcifar_train(source, batch_size, clock, recipe_file=MIXUP_RECIPE, overrides=
     planned = training.plan(chosen)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         log = RunLog(Path(folder, "log.csv"), planned.learning_rate_at)
-        bar = ProgressBar(planned.learning_rate_at, EPOCH_IMAGES, Console(file=nowhere))
+        bar = ProgressBar(planned.learning_rate_at, EPOCH_IMAGES, batch_size, console=Console(file=nowhere))
         callbacks = [callback for callback in (planned.weight_ema, log, bar) if callback]
         callbacks.append(_ticking(clock))
         planned.model.fit(planned.batches, shuffle=False, epochs=ENDLESS, callbacks=callbacks, verbose=0)

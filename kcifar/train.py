@@ -15,6 +15,8 @@ examples:
   python -m kcifar.train recipes/mixup.py --data cifar-10-batches-py epochs=30
   python -m kcifar.train recipes/mixup.py transforms.MixUp.alpha=0.2 optimizer.learning_rate=1e-3 --seed 1
   python -m kcifar.train recipes/mixup.py --dry-run
+  python -m kcifar.train recipes/transfer_resnet18.py freeze=stem,layer1,layer2 --progress 100
+  python -m kcifar.train recipes/transfer_resnet18.py pretrained=weights/resnet18.safetensors
   python -m kcifar.train --resume runs/mixup-seed42
   KERAS_BACKEND=jax python -m kcifar.train recipes/mixup.py
 """
@@ -41,8 +43,20 @@ def _parser():
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/<recipe>-seed<N>)")
     where.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
+    parser.add_argument(
+        "--progress",
+        metavar="N",
+        type=_batches,
+        help="print a line every N batches (default: a bar on a terminal, a line a minute elsewhere)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     return parser
+
+
+def _batches(text):
+    if not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of batches; expected a whole number, at least 1")
+    return int(text)
 
 
 def _train(options):
@@ -66,7 +80,7 @@ def _train(options):
         run = folder.create(out, recipe, source, planned.dataset)
     say(f"{'run':<15}{run.path}\n")
     try:
-        metrics = training.train(planned, run, resume=bool(options.resume))
+        metrics = training.train(planned, run, bool(options.resume), options.progress)
     except KeyboardInterrupt:
         print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
         raise

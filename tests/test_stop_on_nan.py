@@ -138,7 +138,7 @@ def test_among_the_callbacks_of_a_run_the_files_are_those_of_the_epoch_before(re
     """In the order of `kcifar.training.train`; fit validates too, between the last step and what is saved."""
     batches, ema = Given(), WeightEMA(0.9)
     log = RunLog(tmp_path / "log.csv", lambda step: 0.1)
-    checkpoint, progress = Checkpoint(tmp_path, "test_loss", stateful=[ema, log]), ProgressBar(lambda step: 0.1, 20)
+    checkpoint, progress = Checkpoint(tmp_path, "test_loss", stateful=[ema, log]), ProgressBar(lambda step: 0.1, 20, 4)
     spoil = Spoil(batches, 2, step, "nan", tmp_path)
     callbacks = [ema, Evaluate(test=Given()), log, checkpoint, StopOnNaN(), progress, spoil]
     message = error_of(restarted(), batches, callbacks, validation_data=Given())

@@ -1,4 +1,4 @@
-"""A progress bar while an epoch runs, and a line when it is over."""
+"""A progress bar or lines while an epoch runs, and a line when it is over."""
 
 import time
 
@@ -10,6 +10,7 @@ from kcifar.output import drop_output
 
 # Reading a loss waits for the device, so the bar is drawn this often at most.
 _SECONDS_BETWEEN_UPDATES = 0.5
+_SECONDS_BETWEEN_LINES = 60
 
 
 class _Console(Console):
@@ -22,21 +23,27 @@ class _Console(Console):
 class ProgressBar(keras.callbacks.Callback):
     """Shows loss, accuracy, learning rate, images per second and the time left of the whole run.
 
-    On a terminal a bar while the epoch runs; everywhere a line an epoch. Put it last, so that the line has all figures.
+    On a terminal a bar while the epoch runs, elsewhere a line a minute; everywhere a line an epoch. Put it last, so
+    that this line has all figures.
 
     Args:
         learning_rate_at: the learning rate of an optimizer step, counted from 0.
         images_per_epoch: images that training sees in an epoch.
+        batch_size: images in a batch.
+        every: batches after which a line is printed, with loss, accuracy and the images behind it; None for a line a
+            minute where there is no bar.
         console: a rich `Console`; a new one on stdout where None.
     """
 
     # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.
     async_safe = True
 
-    def __init__(self, learning_rate_at, images_per_epoch, console=None):
+    def __init__(self, learning_rate_at, images_per_epoch, batch_size, every=None, console=None):
         super().__init__()
         self.learning_rate_at = learning_rate_at
         self.images_per_epoch = images_per_epoch
+        self.batch_size = batch_size
+        self.every = every
         self.console = console or _Console(highlight=False)
         self._bar = None
 
@@ -46,7 +53,7 @@ class ProgressBar(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
         self._epochs_before = epoch if self._epochs_before is None else self._epochs_before
-        self._epoch_started = self._updated = time.perf_counter()
+        self._epoch_started = self._updated = self._printed = time.perf_counter()
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[figures]}"))
             self._bar = Progress(*columns, console=self.console, auto_refresh=False, transient=True)
@@ -58,11 +65,28 @@ class ProgressBar(keras.callbacks.Callback):
         last = batch + 1 == self.params["steps"]
         if last:
             self._train_seconds = now - self._epoch_started
-        if self._bar is None or (now - self._updated < _SECONDS_BETWEEN_UPDATES and not last):
-            return
-        self._updated = now
-        self._bar.update(self._task, completed=batch + 1, figures=self._figures(batch, logs, now))
-        self._bar.refresh()
+        if self._line_is_due(batch, now):
+            self._printed = now
+            self._print_line(batch, logs, now)
+        if self._bar is not None and (last or now - self._updated >= _SECONDS_BETWEEN_UPDATES):
+            self._updated = now
+            self._bar.update(self._task, completed=batch + 1, figures=self._figures(batch, logs, now))
+            self._bar.refresh()
+
+    def _line_is_due(self, batch, now):
+        if self.every is not None:
+            return (batch + 1) % self.every == 0
+        return self._bar is None and now - self._printed >= _SECONDS_BETWEEN_LINES
+
+    def _print_line(self, batch, logs, now):
+        seen = min((batch + 1) * self.batch_size, self.images_per_epoch)
+        accuracy = float(logs["accuracy"])
+        self.console.print(
+            f"{self._name()}  batch {batch + 1:,}/{self.params['steps']:,}  loss {float(logs['loss']):.4f}  "
+            f"accuracy {accuracy:.2%} ({round(accuracy * seen):,} of {seen:,})  "
+            f"{seen / (now - self._epoch_started):,.0f} images/s  {_duration(now - self._run_started)}",
+            soft_wrap=True,
+        )
 
     def on_epoch_end(self, epoch, logs=None):
         self.close()
@@ -107,4 +131,6 @@ class ProgressBar(keras.callbacks.Callback):
 def _duration(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+    if hours:
+        return f"{hours} h {minutes:02d} min {seconds:02d} s"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

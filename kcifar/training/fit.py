@@ -15,7 +15,7 @@ from kcifar.runs.files import write_json
 from kcifar.training.evaluation import evaluate, load_model
 
 
-def train(planned, run, resume=False):
+def train(planned, run, resume=False, progress_every=None):
     """Trains what was planned, writes the run folder, and returns what `metrics.json` holds.
 
     Args:
@@ -23,6 +23,7 @@ def train(planned, run, resume=False):
         run: the recipe's `kcifar.runs.folder.RunFolder`, made by `create`.
         resume: go on behind the last epoch that the folder holds, exactly as if the run had not been interrupted;
             from the start where it was interrupted before the first one ended.
+        progress_every: batches after which a line is printed; None for a bar on a terminal, a line a minute elsewhere.
 
     Raises:
         InputError: what there is to resume from is damaged.
@@ -32,7 +33,7 @@ def train(planned, run, resume=False):
     log = RunLog(run.log, planned.learning_rate_at)
     stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping) if part]
     checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful, planned.whole)
-    progress = ProgressBar(planned.learning_rate_at, images)
+    progress = ProgressBar(planned.learning_rate_at, images, recipe.batch_size, progress_every)
     evaluation = Evaluate(**planned.evaluated_splits())
     callbacks = [
         planned.unfreeze,

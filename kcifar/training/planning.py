@@ -97,12 +97,11 @@ class Plan:
         return f"weights of {self.recipe.pretrained}{new}"
 
     def _trained(self):
-        recipe = self.recipe
+        recipe, count = self.recipe, f"{trained_parameters(self.model):,} parameters"
         if not recipe.freeze:
-            return "all parameters"
+            return f"all {count}"
         how_long = f" for {recipe.unfreeze_epoch} epochs" if recipe.unfreeze_epoch else ""
         cached = ", which run once over each image" if self.part.on_features else ""
-        count = f"{trained_parameters(self.model):,} parameters"
         return f"{count}; frozen{how_long} are {', '.join(recipe.freeze)}{cached}"
 
     def _image_size(self):

@@ -65,14 +65,16 @@ class _BasicBlock(nn.Module):
         return self.relu(inner.add_(self.shortcut(x)))
 
 
-def resnet18():
-    """ResNet-18 with a 3×3 stem: (batch, 3, height, width) -> logits (batch, 10)."""
+def resnet18(stem="cifar"):
+    """ResNet-18 with a 3×3 stem, or ImageNet's: (batch, 3, height, width) -> logits (batch, 10)."""
     blocks, before = [], 64
     for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         blocks += [_BasicBlock(before, channels, stride), _BasicBlock(channels, channels, 1)]
         before = channels
-    stem = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    first = [nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    if stem == "imagenet":
+        first = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), *first[1:], nn.MaxPool2d(3, 2, 1)]
+    return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
 def report_b_optimizer(net, **options):

@@ -42,6 +42,8 @@ variants, of report B's net at batches of 32 and 512 where no net is named:
   kcifar-torch kcifar-jax            recipes/mixup.py whole: crop, flip, MixUp, normalisation; -bf16 in bfloat16
   kcifar-torch-plain kcifar-jax-plain  the same with transforms=[]; -bf16 in bfloat16
   resnet18-...                       ResNet-18 with the CIFAR stem at a batch of 128
+  resnet18-224-torch resnet18-224-kcifar  ResNet-18 at 224x224 and a batch of 50: hand-tuned PyTorch, and
+                                     recipes/transfer_resnet18.py whole, from new weights; -memory; -bf16
   resnet20-sgd-torch resnet20-sgd-jax  recipes/sgd_resnet20.py whole; sam, asam; sgd-ema with an average of the weights
   <net>-keras <net>-kcifar           nets of keras.applications on 64x64 images at a batch of 64: stock, accelerated
 

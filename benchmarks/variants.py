@@ -129,12 +129,44 @@ class Photographs:
         return (tensor - mean) / std, self.labels[index]
 
 
-def tuned_torch(source, batch_size, clock, net="elu_cnn", bfloat16=False, keep_memory=False):
+def tuned_torch(source, batch_size, clock, make_net="elu_cnn", bfloat16=False, keep_memory=False):
     """PyTorch written for speed: channels_last, fused Adam, no synchronisation, batches ready in memory.
 
     With `keep_memory` glibc keeps what is freed, as `kcifar.accelerate` makes it.
     """
     import plain_torch
+
+    _train_tuned(
+        source,
+        batch_size,
+        clock,
+        getattr(plain_torch, make_net)(),
+        lambda net: plain_torch.report_b_optimizer(net, fused=True)[0],
+        lambda images: images,
+        bfloat16,
+        keep_memory,
+    )
+
+
+def tuned_resnet18_at_224(source, batch_size, clock, bfloat16=False, keep_memory=False):
+    """The same of ResNet-18 by SGD, with images scaled to 224×224 batch by batch."""
+    import plain_torch
+    import torch
+    import torch.nn.functional as F
+
+    _train_tuned(
+        source,
+        batch_size,
+        clock,
+        plain_torch.resnet18("imagenet"),
+        lambda net: torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True),
+        lambda images: F.interpolate(images, (224, 224), mode="bilinear"),
+        bfloat16,
+        keep_memory,
+    )
+
+
+def _train_tuned(source, batch_size, clock, net, make_optimizer, prepare, bfloat16, keep_memory):
     import torch
     import torch.nn.functional as F
 
@@ -143,8 +175,8 @@ def tuned_torch(source, batch_size, clock, net="elu_cnn", bfloat16=False, keep_m
 
         keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    net = getattr(plain_torch, net)().to(device, memory_format=torch.channels_last)
-    optimizer, _ = plain_torch.report_b_optimizer(net, fused=True)
+    net = net.to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(net)
     batches = [  # NHWC in memory, seen as NCHW: channels_last
         (torch.from_numpy(images).to(device).permute(0, 3, 1, 2), torch.from_numpy(labels).to(device))
         for images, labels in _ready_batches(source, batch_size)
@@ -153,7 +185,7 @@ def tuned_torch(source, batch_size, clock, net="elu_cnn", bfloat16=False, keep_m
     while True:
         for images, labels in batches:
             with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                logits = net(images)
+                logits = net(prepare(images))
                 loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
@@ -332,8 +364,8 @@ VARIANTS = {
     "kcifar-torch-plain-bf16": _kcifar("torch", ("torch-bf16", "torch-memory-bf16", "keras-torch"), _PLAIN, _BFLOAT16),
     "kcifar-jax": _kcifar("jax", ("keras-jax",)),
     "kcifar-jax-plain": _kcifar("jax", ("keras-jax",), _PLAIN),
-    "resnet18-torch-bf16": _on_resnet18(tuned_torch, net="resnet18", bfloat16=True),
-    "resnet18-torch-memory-bf16": _on_resnet18(tuned_torch, net="resnet18", bfloat16=True, keep_memory=True),
+    "resnet18-torch-bf16": _on_resnet18(tuned_torch, make_net="resnet18", bfloat16=True),
+    "resnet18-torch-memory-bf16": _on_resnet18(tuned_torch, make_net="resnet18", bfloat16=True, keep_memory=True),
     "resnet18-kcifar-bf16": _on_resnet18(
         keras_fit,
         "torch",
@@ -343,6 +375,22 @@ VARIANTS = {
         make_optimizer=_kcifar_adam,
     ),
 }
+for _suffix, _bfloat16, _precision in (("", False, ()), ("-bf16", True, (_BFLOAT16,))):
+    _tuned = partial(tuned_resnet18_at_224, bfloat16=_bfloat16)
+    VARIANTS |= {
+        f"resnet18-224-torch{_suffix}": Variant(_tuned, batch_sizes=(50,)),
+        f"resnet18-224-torch-memory{_suffix}": Variant(partial(_tuned, keep_memory=True), batch_sizes=(50,)),
+        f"resnet18-224-kcifar{_suffix}": Variant(
+            partial(
+                kcifar_train,
+                recipe_file=RECIPES / "transfer_resnet18.py",
+                overrides=("pretrained=none", *_precision),
+            ),
+            "torch",
+            (f"resnet18-224-torch{_suffix}", f"resnet18-224-torch-memory{_suffix}"),
+            (50,),
+        ),
+    }
 _EMA = "weight_ema=WeightEMA(decay=0.999)"
 for _backend in ("torch", "jax"):
     _plain = f"resnet20-sgd-{_backend}"

@@ -17,7 +17,9 @@ def margins(shape, size):
         InputError: the image is smaller.
     """
     if min(shape[:2]) < size:
-        raise InputError(f"the middle {size}×{size} pixels of an image of {shape[0]}×{shape[1]}: use a smaller crop")
+        raise InputError(
+            f"{size}×{size} pixels are more than an image of {shape[0]}×{shape[1]} has: use a smaller crop"
+        )
     before = [round((side - size) / 2) for side in shape[:2]]
     return tuple((first, side - size - first) for first, side in zip(before, shape[:2], strict=True))
 

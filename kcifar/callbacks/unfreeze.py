@@ -32,9 +32,9 @@ class Unfreeze(keras.callbacks.Callback):
         if not isinstance(epoch, int) or epoch < 1:
             raise InputError(f"Unfreeze(epoch={epoch!r}): expected a whole number of epochs, at least 1")
         self.epoch = epoch
-        self.groups = groups
+        self.groups = (groups,) if isinstance(groups, str) else tuple(groups)
+        self._optimizer = None
         self._first_step = None  # of the optimizer with them
-        self._frozen = None
 
     def state(self):
         """What `restore` needs: the step at which it was done."""
@@ -47,13 +47,21 @@ class Unfreeze(keras.callbacks.Callback):
     def set_model(self, model):
         """Takes the model, and has its optimizer make slots for all that will be trained."""
         super().set_model(model)
-        if self._frozen is None:
-            self._frozen = [layer for layer in layers_of(model, self.groups) if not layer.trainable]
-            if not self._frozen:
-                raise InputError(f"Unfreeze(groups={self.groups!r}): nothing of them is frozen in '{model.name}'")
-            self._build_optimizer(model)
+        if model.optimizer is not self._optimizer:
+            self._frozen = self._frozen_layers(model)
+            self._extend(model)
+            self._optimizer, self._first_step = model.optimizer, None
 
-    def _build_optimizer(self, model):
+    def _frozen_layers(self, model):
+        of_group = {group: [x for x in layers_of(model, group) if not x.trainable] for group in self.groups}
+        for group, layers in of_group.items():
+            if not layers:
+                raise InputError(
+                    f"Unfreeze: nothing of the group '{group}' is frozen in '{model.name}': freeze it first"
+                )
+        return [layer for layers in of_group.values() for layer in layers]
+
+    def _extend(self, model):
         optimizer = model.optimizer
         if not hasattr(optimizer, "extend"):
             name = type(optimizer).__name__
@@ -62,7 +70,7 @@ class Unfreeze(keras.callbacks.Callback):
         self._set_trainable(True)
         variables = model.trainable_variables
         self._set_trainable(False)
-        optimizer.extend(variables)
+        optimizer.extend(variables, model.variables)
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch < self.epoch or all(layer.trainable for layer in self._frozen):

@@ -95,7 +95,7 @@ def build(
         with _policy(precision):
             model = keras.Model(image, family(x, classes, seed, **options), name=name)
     except (TypeError, ValueError) as error:  # Keras's own, of an image that is too small or an option out of range
-        asked = f"{name}(classes={classes}, input_shape={tuple(input_shape)}, {options})"
+        asked = f"{name}(classes={classes}, {options}) for images {x.shape[1:]}"
         raise InputError(f"{asked} cannot be built: {_first_sentences(error)}") from None
     draw_initial_values(model, seed)
     return model
@@ -125,7 +125,8 @@ def _resized(image, size):
     shape = image.shape[1:3]
     wanted = geometry.resized(shape, size)
     antialias = min(wanted) < min(shape)
-    return layers.Resizing(*wanted, "bilinear", antialias=antialias, dtype="float32", name="resize")(image)
+    resizing = layers.Resizing(*wanted, "bilinear", antialias=antialias, dtype="float32", name="resize")
+    return resizing(image, training=False)  # its own default is True, and would hold for all layers behind it
 
 
 def _cropped(image, size):

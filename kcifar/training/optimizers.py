@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from kcifar import backend
@@ -27,14 +28,54 @@ class _CoupledL2(keras.optimizers.Optimizer):
         super().build(variables)
         self._slots = {name: self.add_optimizer_variables(variables, name) for name in self._slot_names()}
 
-    def extend(self, variables):
-        """Makes room for variables that are trained later: those that it was built with, and others, in any order."""
-        known = self._trainable_variables_indices
-        others = [variable for variable in variables if self._var_key(variable) not in known]
-        known.update({self._var_key(variable): place for place, variable in enumerate(others, start=len(known))})
-        self._trainable_variables = list(variables)
+    def extend(self, variables, order):
+        """Makes room for variables that are trained later, besides those that it was built with.
+
+        Args:
+            variables: some of which it may know.
+            order: all of the model's, in the order in which it gives those that are trained.
+
+        Raises:
+            InputError: it accumulates gradients, or averages weights.
+        """
+        if self.gradient_accumulation_steps or self.use_ema:
+            raise InputError(
+                f"{type(self).__name__} with gradient_accumulation_steps or use_ema cannot take more weights later: "
+                "leave them out (averages: kcifar.callbacks.WeightEMA)"
+            )
+        places = self._trainable_variables_indices
+        others = [variable for variable in variables if self._var_key(variable) not in places]
+        places.update({self._var_key(variable): place for place, variable in enumerate(others, start=len(places))})
+        # In place: Keras would take what is set for variables of the optimizer's own.
+        self._trainable_variables[:] = [variable for variable in order if self._var_key(variable) in places]
         for name, slots in self._slots.items():
             slots += self.add_optimizer_variables(others, name)
+
+    def save_own_variables(self, store):
+        for place, variable in enumerate(self._saved_variables()):
+            store[str(place)] = ops.convert_to_numpy(variable)
+        if self._first_steps:
+            store["first_steps"] = np.array([self._kind_of(variable)[1] for variable in self._trained()])
+
+    def load_own_variables(self, store):
+        saved = self._saved_variables()
+        if len(saved) != len(set(store.keys()) - {"first_steps"}):
+            super().load_own_variables(store)  # which warns
+            return
+        for place, variable in enumerate(saved):
+            variable.assign(store[str(place)])
+        if "first_steps" in store.keys():  # noqa: SIM118  (Keras's store is no dict)
+            for variable, step in zip(self._trained(), np.array(store["first_steps"]), strict=True):
+                self.train_from([variable], int(step))
+
+    def _trained(self):
+        return [variable for variable in self._trainable_variables if variable.trainable]
+
+    def _saved_variables(self):
+        """Those that an optimizer has which is built for the weights that are trained now, in its order."""
+        slots = {id(slot) for of_name in self._slots.values() for slot in of_name}
+        others = [variable for variable in self.variables if id(variable) not in slots]
+        return [*others, *(self._slot(name, variable) for name in self._slots for variable in self._trained())]
 
     def _slot_names(self):
         raise NotImplementedError
@@ -48,7 +89,7 @@ class _CoupledL2(keras.optimizers.Optimizer):
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As Keras's own, of the variables that are trained now: others, which may be later, have their slots too."""
-        trained = [variable for variable in self._trainable_variables if variable.trainable]
+        trained = self._trained()
         mapping = [
             *zip(trained, trainable_variables, strict=True),
             *zip(self.variables, optimizer_variables, strict=True),

@@ -18,8 +18,8 @@ def resizing(layer, dtype, ranks):
 
     @functools.cache
     def matrix(side, wanted, device):
-        unit = torch.eye(side, dtype=dtype, device=device)[None, :, :, None]
-        return F.interpolate(unit, (wanted, 1), mode="bilinear", antialias=layer.antialias)[0, :, :, 0]
+        unit = torch.eye(side, dtype=dtype, device=device)[None, None]
+        return F.interpolate(unit, (wanted, side), mode="bilinear", antialias=layer.antialias)[0, 0].T
 
     def run(training, x):
         if not x.is_floating_point():

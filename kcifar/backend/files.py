@@ -1,6 +1,7 @@
 """PyTorch's files and downloads, on either backend. torch is imported when one is asked for."""
 
 import re
+import warnings
 
 from kcifar.errors import InputError
 
@@ -31,14 +32,17 @@ def _read_safetensors(path):
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError, OverflowError) as error:
-        raise InputError(f"'{path}' is no whole safetensors file ({_line(error)}): fetch it again") from None
+        raise InputError(
+            f"'{path}' is no whole safetensors file ({_line(error)}): delete it and fetch it again"
+        ) from None
 
 
 def _read_pickle(path):
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of unusual pickles
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives and pickles raise anything
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
@@ -46,7 +50,9 @@ def _read_pickle(path):
                 f"'{path}' is a pickle that wants {wanted[1]!r}, of which nothing was run; expected tensors alone: "
                 "save the model's state_dict()"
             ) from None
-        raise InputError(f"'{path}' is no file of torch.save, or damaged ({_line(error)}): fetch it again") from None
+        raise InputError(
+            f"'{path}' is no file of torch.save, or damaged ({_line(error)}): delete it and fetch it again"
+        ) from None
     if not isinstance(found, dict):
         return {}
     if not any(map(torch.is_tensor, found.values())):
@@ -56,6 +62,8 @@ def _read_pickle(path):
 
 def _array(path, name, tensor):
     try:
+        if tensor.is_complex():
+            raise TypeError("complex")
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
     except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantized or without memory
         raise InputError(f"'{path}': the tensor {name} is not made of plain numbers ({_line(error)})") from None

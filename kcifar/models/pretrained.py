@@ -106,11 +106,12 @@ def _head_of_other_classes(model, targets, found):
     """The layers of the head, where the file's has other classes. Both then have nothing of the head any more."""
     logits = weighted_layers(model)[-1]
     bias = [key for key, target in targets.items() if target.layer is logits][-1]
-    if bias not in found or found[bias].shape == targets[bias].shape:
+    if bias not in found or found[bias].ndim != 1 or found[bias].shape == targets[bias].shape:
         return []
     head = [layer for layer in weighted_layers(model) if group_of(layer) == group_of(logits)]
+    groups = {_group_of_key(key) for key, target in targets.items() if target.layer in head}
     for entries in (targets, found):
-        for key in [key for key in entries if _group_of_key(key) == _group_of_key(bias)]:
+        for key in [key for key in entries if _group_of_key(key) in groups]:
             del entries[key]
     return [layer.name for layer in head]
 
@@ -122,23 +123,25 @@ def _group_of_key(key):
 
 def _expect_same(path, model, targets, found):
     reshaped = [
-        f"{key} is {found[key].shape}, here {target.shape}"
+        (key, f" is {found[key].shape}, here {target.shape}")
         for key, target in targets.items()
         if key in found and found[key].shape != target.shape
     ]
     kinds = {
-        "missing": [key for key in targets if key not in found],
-        "unknown": [key for key in found if key not in targets],
+        "missing": [(key, "") for key in targets if key not in found],
+        "unknown": [(key, "") for key in found if key not in targets],
         "of another shape": reshaped,
     }
     different = [f"{kind}: {_listed(keys)}" for kind, keys in kinds.items() if keys]
     if different:
         raise InputError(f"'{path}' holds weights of another network than '{model.name}'; {'; '.join(different)}")
-    broken = [key for key in targets if not np.isfinite(found[key]).all()]
+    broken = [(key, "") for key in targets if not np.isfinite(found[key]).all()]
     if broken:
         raise InputError(f"'{path}' holds values that are no finite numbers: {_listed(broken)}")
 
 
 def _listed(keys):
+    """Of keys, and what is said of each. A file's may hold line breaks and codes that a terminal obeys."""
+    said = [(key if key.isprintable() else repr(key)) + about for key, about in keys[:_LISTED]]
     rest = len(keys) - _LISTED
-    return ", ".join(keys[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(said) + (f" and {rest} more" if rest > 0 else "")

@@ -1,6 +1,7 @@
 """Where pretrained weights come from: files, and names that are fetched once."""
 
 import hashlib
+import io
 import urllib.error
 import zipfile
 from pathlib import Path
@@ -55,6 +56,7 @@ def locate(source):
 def _of_torchvision(name):
     import platformdirs
 
+    name = name.removesuffix(".IMAGENET1K_V1")
     if name not in _FILES:
         raise InputError(f"unknown weights 'torchvision/{name}'; {nearest(name, _FILES)}")
     file = _FILES[name]
@@ -64,6 +66,8 @@ def _of_torchvision(name):
         try:
             backend.download(TORCHVISION + file, path, published)
         except OSError as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise InputError(
                 f"cannot fetch 'torchvision/{name}' ({reason}): put {TORCHVISION}{file} at '{path}', or give its path"
@@ -118,7 +122,9 @@ def read_keras(path):
         if path.suffix != ".keras":
             with h5py.File(path) as file:
                 return _of_layers(file)
-        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as inside, h5py.File(inside) as file:
+        with zipfile.ZipFile(path) as archive:  # read whole, which checks it, and is faster than to seek in it
+            inside = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(inside) as file:
             return _of_layers(file)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
@@ -132,10 +138,19 @@ def _of_layers(file):
     def visit(path, group):
         own = path.startswith("layers/") and path.endswith("/vars") and "/seed_generator/" not in path
         if own and "name" in group.attrs:
-            name = group.attrs["name"]
-            found.update({f"{name}/{place}": np.asarray(values, np.float32) for place, values in group.items()})
+            found.update({f"{group.attrs['name']}/{place}": _values(group, place) for place in group})
 
     file.visititems(visit)
     if not found:
         raise ValueError("no variables of layers with names")
     return found
+
+
+def _values(group, place):
+    """A dataset's values, float32, if they are in this file: others HDF5 would fetch from wherever the file says."""
+    if not isinstance(group.get(place, getlink=True), h5py.HardLink):
+        raise ValueError(f"{group.attrs['name']}/{place} is a link")
+    values = group[place]
+    if values.external or values.is_virtual or values.id.get_storage_size() < values.nbytes:
+        raise ValueError(f"{group.attrs['name']}/{place}, of shape {values.shape}, is not in it")
+    return np.asarray(values, np.float32)

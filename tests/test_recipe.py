@@ -19,8 +19,13 @@ FIELDS = [
     "data",
     "validation",
     "model",
+    "pretrained",
+    "freeze",
+    "unfreeze_epoch",
     "mean",
     "std",
+    "resize",
+    "center_crop",
     "transforms",
     "batch_size",
     "drop_last",
@@ -44,8 +49,13 @@ def arguments(**changes):
         "data": "auto",
         "validation": 0.1,
         "model": Component("elu_cnn", dropout=0.5),
+        "pretrained": None,
+        "freeze": (),
+        "unfreeze_epoch": None,
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
+        "resize": None,
+        "center_crop": None,
         "transforms": (Component("RandomCrop", size=32, padding=4), Component("MixUp", alpha=0.4, probability=1.0)),
         "batch_size": 32,
         "drop_last": True,
@@ -209,6 +219,38 @@ def test_the_order_of_overrides_of_different_fields_is_free(overrides):
     assert changed(recipe, *overrides) == {"validation": 0.2, "select_on": "validation"}
 
 
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("stem", ("stem",)),
+        ("stem,layer1", ("stem", "layer1")),
+        ("[stem, layer1]", ("stem", "layer1")),
+        ("('stem', \"layer1\",)", ("stem", "layer1")),
+    ],
+)
+def test_groups_of_layers_are_written_with_commas(recipe, text, groups):
+    assert changed(recipe, f"freeze={text}") == {"freeze": groups}
+    frozen = Recipe(**arguments(freeze=("head",)))
+    assert changed(frozen, f"freeze={text}") == {"freeze": groups}
+    assert changed(frozen, "freeze=none") == changed(frozen, "freeze=()") == {"freeze": ()}
+
+
+def test_what_it_starts_from_is_text_or_none(recipe):
+    source = "timm/resnet18.fb_swsl_ig1b_ft_in1k"
+    assert changed(recipe, f"pretrained={source}") == {"pretrained": source}
+    assert changed(Recipe(**arguments(pretrained=source)), "pretrained=none") == {"pretrained": None}
+
+
+def test_numbers_that_may_be_none(recipe):
+    assert changed(recipe, "resize=224", "center_crop=200") == {"resize": 224, "center_crop": 200}
+    assert changed(Recipe(**arguments(resize=224)), "resize=none") == {"resize": None}
+    assert changed(recipe, "freeze=stem", "unfreeze_epoch=5") == {"freeze": ("stem",), "unfreeze_epoch": 5}
+
+
+def test_nothing_is_unfrozen_where_nothing_is_frozen():
+    assert_refused(lambda: Recipe(**arguments(unfreeze_epoch=3)), "unfreeze_epoch")
+
+
 def test_a_component_written_by_str_is_read_back(recipe):
     for field in ("model", "loss", "optimizer", "schedule"):
         component = getattr(recipe, field)
@@ -269,6 +311,10 @@ def test_an_unknown_key_is_refused_with_the_nearest(recipe, override, nearest):
         "optimizer=SGD(learning_rate=__import__('os').getpid())",
         "optimizer=__import__('os')",
         "optimizer=os.system(x=1)",
+        "resize=0",
+        "resize=2.5",
+        "center_crop=-1",
+        "unfreeze_epoch=0",
         "optimizer.learning_rate=true",
         "optimizer.learning_rate=fast",
         "schedule.step_size_up=2.5",
@@ -358,6 +404,12 @@ def test_json_of_no_recipe_is_refused(text):
         {"mean": ("a", "b", "c")},
         {"mean": None},
         {"std": None},
+        {"pretrained": 3},
+        {"freeze": "stem"},
+        {"freeze": (1,)},
+        {"unfreeze_epoch": 1.5},
+        {"resize": "224"},
+        {"center_crop": True},
         {"drop_last": 1},
         {"select_on": "train"},
         {"seed": -1},

@@ -149,7 +149,12 @@ AVERAGED = [
 ]
 
 
-@pytest.mark.parametrize("overrides", [RESUMED, RESUMED + AVERAGED], ids=["plain", "asam-ema"])
+UNFROZEN = ["model=resnet20()", "freeze=stem,layer1,layer2", "unfreeze_epoch=2", "transforms=[RandomFlip()]"]
+
+
+@pytest.mark.parametrize(
+    "overrides", [RESUMED, RESUMED + AVERAGED, RESUMED + UNFROZEN], ids=["plain", "asam-ema", "unfrozen"]
+)
 def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(small, tmp_path, overrides):
     """SIGKILL in epoch 3; dropout, MixUp, schedule, Adam's slots, averages, patience and best epoch have to go on."""
 
@@ -344,6 +349,18 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("schedule=OneCycle(up_epochs=200)", "less than all"),
         ("transforms=[ColorJitter(hue=0.6)]", "at most 0.5"),
         ("transforms=[Cutout(size=0)]", "at least 1"),
+        ("transforms=[Resize(size=40)]", "the transforms give images of 40×40 pixels, the model takes 32×32"),
+        ("transforms=[Resize(size=40)] resize=48 center_crop=44", "40×40 pixels, the model takes 32×32 or 44×44"),
+        ("transforms=[CenterCrop(size=40)]", "use a smaller crop"),
+        ("model=elu_cnn(resize=64)", "follows from the recipe"),
+        ("center_crop=40", "use a smaller crop"),
+        ("resize=28 model=densenet121()", "(28, 28, 3) cannot be built"),
+        ("freeze=layer9", "no group of layers 'layer9'"),
+        ("model=resnet20() freeze=stem,layer1,layer2,layer3,head", "leaves nothing to train"),
+        ("unfreeze_epoch=3", "freeze is empty"),
+        ("pretrained=weights.pth", "no weights at 'weights.pth'"),
+        ("pretrained=resnet18", "nor a name, as torchvision/resnet18"),
+        ("pretrained=torchvision/resnet19", "did you mean 'resnet18'?"),
     ],
 )
 def test_wrong_overrides(small, tmp_path, capsys, override, said):

@@ -13,6 +13,7 @@ import numpy as np
 import kcifar
 from kcifar import backend
 from kcifar.errors import InputError
+from kcifar.models.weights import locate, sha256
 from kcifar.recipe import Recipe
 from kcifar.runs.files import remove_leftovers, write_json, write_text
 
@@ -67,7 +68,7 @@ def create(path, recipe, source, dataset):
         run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.recipe_source, source)
         write_text(run.recipe_json, recipe.to_json())
-        write_json(run.environment, environment(dataset))
+        write_json(run.environment, environment(recipe, dataset))
     except OSError as error:
         raise InputError(f"cannot write the run to '{path}': {error.strerror or error}; choose another --out") from None
     return run
@@ -92,25 +93,32 @@ def free_path(parent, name):
 
 
 def record_resume(run, dataset):
-    """Adds the environment that a run goes on in to its `environment.json`. Raises InputError where the data differ."""
+    """Adds the environment that a run goes on in to its `environment.json`.
+
+    Raises:
+        InputError: the data differ, or the weights that it started from.
+    """
     try:
         written = json.loads(run.environment.read_text(encoding="utf-8"))
-        images = written["data_sha256"]
+        images, weights = written["data_sha256"], written["pretrained_sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"'{run.environment}' is damaged ({error!r}): start a new run with --out") from None
-    now = environment(dataset)
+    now = environment(run.recipe, dataset)
     if now["data_sha256"] != images:
         raise InputError(f"'{run.path}' was trained on other images ({written['data']}), these are {now['data']}")
+    if now["pretrained_sha256"] != weights:
+        raise InputError(f"'{run.path}' started from other weights than those of {run.recipe.pretrained} now")
     remove_leftovers(run.path)
     written.setdefault("resumed", []).append(now)
     write_json(run.environment, written)
 
 
-def environment(dataset):
-    """Data, machine, versions and command, as a dict of plain values."""
+def environment(recipe, dataset):
+    """Data, weights, machine, versions and command, as a dict of plain values."""
     return {
         "data": dataset.source,
         "data_sha256": dataset.fingerprint(),
+        "pretrained_sha256": sha256(locate(recipe.pretrained)) if recipe.pretrained else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "kcifar": kcifar.__version__,
         "python": platform.python_version(),

@@ -69,7 +69,7 @@ _SCHEDULES = {
 
 
 # What `models.build` takes from the recipe's other fields and the data.
-_DERIVED = ("classes", "input_shape", "mean", "std", "seed", "precision")
+_DERIVED = ("classes", "input_shape", "mean", "std", "seed", "precision", "resize", "center_crop")
 
 
 def model_options(component):

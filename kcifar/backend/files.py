@@ -55,9 +55,7 @@ def _read_pickle(path):
         ) from None
     if not isinstance(found, dict):
         return {}
-    if not any(map(torch.is_tensor, found.values())):
-        found = next((found[name] for name in _INSIDE if isinstance(found.get(name), dict)), found)
-    return found
+    return next((found[name] for name in _INSIDE if isinstance(found.get(name), dict)), found)
 
 
 def _array(path, name, tensor):

@@ -79,6 +79,11 @@ class Recipe:
             _expect(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         if self.unfreeze_epoch is not None and not self.freeze:
             raise InputError(f"unfreeze_epoch is {self.unfreeze_epoch} but freeze is empty: freeze=stem,layer1")
+        if self.unfreeze_epoch is not None and self.unfreeze_epoch >= self.epochs:
+            raise InputError(
+                f"unfreeze_epoch is {self.unfreeze_epoch} of {self.epochs} epochs, so nothing would be unfrozen: "
+                "expected fewer than epochs, or none"
+            )
         _expect(0 <= self.validation < 1, "validation", self.validation, "a fraction from 0 to below 1")
         _expect(0 <= self.seed < 2**64, "seed", self.seed, "an integer from 0 to 2**64 - 1")
         _expect((self.mean is None) == (self.std is None), "std", self.std, "both mean and std, or None for both")
@@ -233,7 +238,7 @@ def _parse(key, text):
 
 
 def _typed_text(key, text, annotation):
-    if annotation is str or (annotation == str | None and text != "none"):
+    if annotation is str or (annotation == str | None and text not in ("none", "None")):
         return text
     if annotation == tuple[str, ...]:
         return _names(text)
@@ -246,7 +251,7 @@ def _typed_text(key, text, annotation):
 def _names(text):
     """Of `stem,layer1`, also with the brackets and quotes of Python; none of `none` and `()`."""
     names = [name.strip(" '\"") for name in text.strip("()[] ").split(",")]
-    return tuple(name for name in names if name and name != "none")
+    return tuple(name for name in names if name not in ("", "none", "None"))
 
 
 def _written(annotation):

@@ -49,12 +49,12 @@ def _parser():
         type=_batches,
         help="print a line every N batches (default: a bar on a terminal, a line a minute elsewhere)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and train nothing")
     return parser
 
 
 def _batches(text):
-    if not (text.isdigit() and int(text)):
+    if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"'{text}' is no number of batches; expected a whole number, at least 1")
     return int(text)
 
@@ -68,7 +68,9 @@ def _train(options):
     from kcifar import training
     from kcifar.runs import folder
 
-    planned = training.plan(recipe)
+    # The layers that a run never trains are in its best model; what it trains, in last/.
+    start = run.best if run and recipe.pretrained and run.best.exists() else None
+    planned = training.plan(recipe, start)
     for name, text in planned.describe():
         print(f"{name:<15}{text}")
     if options.dry_run:

@@ -28,12 +28,11 @@ def network(name, classes=10, image=(32, 32), hidden=4096, activation=nn.ReLU, s
     kind, blocks = BLOCKS[name]
     with torch.device("meta"):
         if "vgg" in name:
-            net = VGG(kind == "normed", blocks, classes, image, hidden, activation)
+            net = VGG(kind, blocks, classes, activation, image, hidden)
         else:
             net = (DenseNet if kind == "dense" else ResNet)(kind, blocks, classes, activation)
     if state is not None:
-        wide = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
-        net.load_state_dict(wide, assign=True)
+        net.load_state_dict({key: tensor.double() for key, tensor in state.items()}, assign=True)
     return net
 
 
@@ -125,14 +124,13 @@ class DenseLayer(nn.Module):
 class VGG(nn.Module):
     """Simonyan & Zisserman 2015, table 1, column D; the maps are flattened as they are, channels first."""
 
-    def __init__(self, normed, blocks, classes, image, hidden, activation):
+    def __init__(self, kind, blocks, classes, activation, image, hidden):
         super().__init__()
         layers, channels = [], 3
         for count, width in zip(blocks, (64, 128, 256, 512, 512), strict=True):
             for _ in range(count):
-                layers.append(nn.Conv2d(channels, width, 3, padding=1))
-                layers += [nn.BatchNorm2d(width)] if normed else []
-                layers.append(activation())
+                norm = [nn.BatchNorm2d(width)] if kind == "normed" else []
+                layers += [nn.Conv2d(channels, width, 3, padding=1), *norm, activation()]
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
@@ -150,10 +148,8 @@ def drawn_state(net, images, seed=0):
     for key, tensor in net.state_dict().items():
         if key.endswith("num_batches_tracked"):
             tensor.fill_(7)
-        elif tensor.ndim > 1:
-            tensor.normal_(0, tensor[0].numel() ** -0.5, generator=drawn)
         else:
-            tensor.normal_(0, 0.5, generator=drawn)
+            tensor.normal_(0, tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.5, generator=drawn)
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.weight.data, layer.running_var):

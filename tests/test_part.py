@@ -1,6 +1,7 @@
 """What of a model is trained: all, what is behind its resizing, or its head on features that are computed once."""
 
 import csv
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -186,7 +187,7 @@ def test_images_that_are_resized_by_transforms_come_in_behind_the_resizing(image
     planned, rows, metrics = trained(wanted, tmp_path / "run")
     assert planned.model.input.shape == (None, 10, 10, 3)
     assert planned.whole.input.shape == (None, 32, 32, 3)
-    assert dict(planned.describe())["image size"] == "32×32 scaled to 10×10"
+    assert dict(planned.describe())["image size"] == "32×32, scaled to 12, the middle 10"
     assert_saved_is_what_was_evaluated(planned, rows, metrics, tmp_path / "run")
 
 
@@ -210,6 +211,7 @@ def test_a_run_starts_from_another_runs_model(images, tmp_path):
     planned = training.plan(recipe(images, pretrained=str(source)))
     assert planned.new_layers == ["head_logits"]
     assert dict(planned.describe())["start"] == f"weights of {source}; new are head_logits"
+    assert "new weights" not in dict(planned.describe())["start"]
     first = keras.saving.load_model(source)
     for layer in planned.whole.layers:
         for one, two in zip(layer.weights, first.get_layer(layer.name).weights if layer.weights else (), strict=True):
@@ -226,5 +228,27 @@ def test_the_environment_says_which_weights(images, tmp_path):
     written = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert written["pretrained_sha256"] == hashlib.sha256((tmp_path / "start.weights.h5").read_bytes()).hexdigest()
     models.build("resnet20", seed=1).save_weights(tmp_path / "start.weights.h5")
+    (tmp_path / "run" / "best.keras").unlink()  # as before the first epoch has ended
     with pytest.raises(InputError, match="started from other weights"):
         folder.record_resume(folder.find(tmp_path / "run"), data.load(str(images)).split_validation(0.25, SEED))
+
+
+@pytest.mark.once
+def test_a_run_goes_on_without_the_file_that_it_started_from(images, tmp_path):
+    """Frozen layers are in its best model, and features of them are computed again."""
+    models.build("resnet20", seed=5).save_weights(tmp_path / "start.weights.h5")
+    wanted = recipe(images, pretrained=str(tmp_path / "start.weights.h5"))
+    _, rows, metrics = trained(wanted, tmp_path / "whole")
+    trained(dataclasses.replace(wanted, epochs=2), tmp_path / "run")
+    (tmp_path / "start.weights.h5").unlink()
+    with pytest.raises(InputError, match="no weights at"):
+        training.plan(wanted)
+    run = folder.find(tmp_path / "run")
+    planned = training.plan(wanted, run.best)
+    folder.record_resume(run, planned.dataset)
+    resumed = training.train(planned, run, resume=True)
+    with open(run.log, encoding="utf-8") as file:
+        assert [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)] == rows
+    assert resumed["test_accuracy"] == metrics["test_accuracy"]
+    assert resumed["trained_parameters"] == metrics["trained_parameters"] == 650
+    assert resumed["feature_seconds"] > 0

@@ -631,7 +631,7 @@ H5 = {
     "link": (instead(link), []),
     "no layers": (lambda file: file.pop("layers"), []),
     "no names": (no_names, []),
-    "a name twice": (same_names, ["stem_norm"]),
+    "a name twice": (same_names, ["several layers"]),
 }
 VALUES = {
     "shape": ({("stem_conv", "0"): np.zeros((3, 3, 1, 4))}, ["stem_conv", "(3, 3, 1, 4)", "(3, 3, 3, 4)"]),

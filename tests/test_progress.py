@@ -61,6 +61,17 @@ def test_the_last_batch_is_counted_as_small_as_it_is(monkeypatch):
     assert "(43 of 130)" in next(line for line in shown(monkeypatch, seconds=1, every=1) if "batch 5/5" in line)
 
 
+def test_lines_are_in_order_where_a_batch_overtakes_another():
+    out = io.StringIO()
+    bar = ProgressBar(lambda step: 0.125, IMAGES, BATCH, 1, Console(file=out, width=200))
+    bar.set_params({"steps": STEPS, "epochs": 1})
+    bar.on_train_begin()
+    bar.on_epoch_begin(0)
+    for batch in (1, 0, 2, 4, 3):
+        bar.on_train_batch_end(batch, {"loss": 1.0, "accuracy": 0.5})
+    assert re.findall(r"batch (\d)", out.getvalue()) == list("12345")
+
+
 @pytest.mark.parametrize(("seconds", "lines"), [(1, 0), (20, 1), (60, 5)])
 def test_without_a_bar_there_is_a_line_a_minute(monkeypatch, seconds, lines):
     """An epoch of 5 looks at the clock."""

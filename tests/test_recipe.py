@@ -251,6 +251,11 @@ def test_nothing_is_unfrozen_where_nothing_is_frozen():
     assert_refused(lambda: Recipe(**arguments(unfreeze_epoch=3)), "unfreeze_epoch")
 
 
+@pytest.mark.parametrize("epoch", [4, 5])
+def test_nothing_is_unfrozen_behind_the_last_epoch(epoch):
+    assert_refused(lambda: Recipe(**arguments(freeze=("stem",), unfreeze_epoch=epoch, epochs=4)), "unfreeze_epoch")
+
+
 def test_a_component_written_by_str_is_read_back(recipe):
     for field in ("model", "loss", "optimizer", "schedule"):
         component = getattr(recipe, field)

@@ -1,5 +1,6 @@
 """A progress bar or lines while an epoch runs, and a line when it is over."""
 
+import threading
 import time
 
 import keras
@@ -46,6 +47,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.every = every
         self.console = console or _Console(highlight=False)
         self._bar = None
+        self._lock = threading.Lock()
 
     def on_train_begin(self, logs=None):
         self._run_started, self._epochs_before = time.perf_counter(), None
@@ -54,6 +56,7 @@ class ProgressBar(keras.callbacks.Callback):
         self._epoch = epoch
         self._epochs_before = epoch if self._epochs_before is None else self._epochs_before
         self._epoch_started = self._updated = self._printed = time.perf_counter()
+        self._lines, self._next = {}, 1
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[figures]}"))
             self._bar = Progress(*columns, console=self.console, auto_refresh=False, transient=True)
@@ -65,27 +68,32 @@ class ProgressBar(keras.callbacks.Callback):
         last = batch + 1 == self.params["steps"]
         if last:
             self._train_seconds = now - self._epoch_started
-        if self._line_is_due(batch, now):
+        if self.every is not None:
+            if (batch + 1) % self.every == 0:
+                self._print_in_order({(batch + 1) // self.every: self._line(batch, logs, now)})
+        elif self._bar is None and now - self._printed >= _SECONDS_BETWEEN_LINES:
             self._printed = now
-            self._print_line(batch, logs, now)
+            self.console.print(self._line(batch, logs, now), soft_wrap=True)
         if self._bar is not None and (last or now - self._updated >= _SECONDS_BETWEEN_UPDATES):
             self._updated = now
             self._bar.update(self._task, completed=batch + 1, figures=self._figures(batch, logs, now))
             self._bar.refresh()
 
-    def _line_is_due(self, batch, now):
-        if self.every is not None:
-            return (batch + 1) % self.every == 0
-        return self._bar is None and now - self._printed >= _SECONDS_BETWEEN_LINES
+    def _print_in_order(self, line_of):
+        """Prints the lines that are next. Keras may tell of a batch in a thread that overtakes another's."""
+        with self._lock:
+            self._lines |= line_of
+            while self._next in self._lines:
+                self.console.print(self._lines.pop(self._next), soft_wrap=True)
+                self._next += 1
 
-    def _print_line(self, batch, logs, now):
+    def _line(self, batch, logs, now):
         seen = min((batch + 1) * self.batch_size, self.images_per_epoch)
         accuracy = float(logs["accuracy"])
-        self.console.print(
+        return (
             f"{self._name()}  batch {batch + 1:,}/{self.params['steps']:,}  loss {float(logs['loss']):.4f}  "
             f"accuracy {accuracy:.2%} ({round(accuracy * seen):,} of {seen:,})  "
-            f"{seen / (now - self._epoch_started):,.0f} images/s  {_duration(now - self._run_started)}",
-            soft_wrap=True,
+            f"{seen / (now - self._epoch_started):,.0f} images/s  {_duration(now - self._run_started)}"
         )
 
     def on_epoch_end(self, epoch, logs=None):

@@ -23,6 +23,7 @@ class RunLog(keras.callbacks.Callback):
     Attributes:
         rows: the rows so far, dicts.
         train_seconds: of each epoch, without evaluation.
+        feature_seconds: that frozen layers took before the first epoch, to run once over each image; written by others.
     """
 
     # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.
@@ -34,15 +35,17 @@ class RunLog(keras.callbacks.Callback):
         self.learning_rate_at = learning_rate_at
         self.rows = []
         self.train_seconds = []
+        self.feature_seconds = 0.0
 
     def state(self):
         """What `restore` needs."""
-        return {"rows": self.rows, "train_seconds": self.train_seconds}
+        return {"rows": self.rows, "train_seconds": self.train_seconds, "feature_seconds": self.feature_seconds}
 
     def restore(self, state):
         """Goes on behind the rows of `state`."""
         self.rows = state["rows"]
         self.train_seconds = state["train_seconds"]
+        self.feature_seconds += state["feature_seconds"]
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started = time.perf_counter()

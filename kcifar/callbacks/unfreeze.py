@@ -10,8 +10,9 @@ from kcifar.models.freezing import layers_of
 class Unfreeze(keras.callbacks.Callback):
     """Trains frozen groups of layers too, after a number of epochs (see `kcifar.models.freeze`).
 
-    The optimizer goes on with what it holds of the other weights, and its learning rate with its schedule; the new ones
-    start with slots of 0 and, in Adam, with a count of steps of their own: as in PyTorch where `requires_grad` is set.
+    The optimizer goes on with what it holds, and its learning rate with its schedule; weights that it has not trained
+    yet start with slots of 0 and, in Adam, with a count of steps of their own: as in PyTorch where `requires_grad` is
+    set. Those that it trained before they were frozen go on, with the optimizer's count (PyTorch's would have stood).
     To resume exactly, give it to `Checkpoint(stateful=[unfreeze])`.
 
         kcifar.models.freeze(model, ["stem", "layer1"])
@@ -70,7 +71,7 @@ class Unfreeze(keras.callbacks.Callback):
         self._set_trainable(True)
         variables = model.trainable_variables
         self._set_trainable(False)
-        optimizer.extend(variables, model.variables)
+        self._added = optimizer.extend(variables, model.variables)
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch < self.epoch or all(layer.trainable for layer in self._frozen):
@@ -79,7 +80,7 @@ class Unfreeze(keras.callbacks.Callback):
         if self._first_step is None:
             self._first_step = int(ops.convert_to_numpy(optimizer.iterations))
         self._set_trainable(True)
-        optimizer.train_from([v for layer in self._frozen for v in layer.trainable_variables], self._first_step)
+        optimizer.train_from(self._added, self._first_step)
 
     def _set_trainable(self, value):
         for layer in self._frozen:

@@ -47,7 +47,7 @@ class Batches(keras.utils.PyDataset):
         self.drop_last = drop_last
         self.epoch = 0
         self._one_hot = np.eye(split.classes, dtype="float32")
-        self._shapes = self._shapes_before_each()
+        self._shapes = self._shapes_around_each()
         self._apply = backend.compiled(self._apply_each)
         self._order = None, None
         self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() else None
@@ -80,7 +80,7 @@ class Batches(keras.utils.PyDataset):
         rng = chance.generator(self.seed, chance.TRANSFORMS, epoch, step)
         drawn = [
             transform.draw(rng, len(chosen), shape)
-            for transform, shape in zip(self.transforms, self._shapes, strict=True)
+            for transform, shape in zip(self.transforms, self._shapes, strict=False)
         ]
         return self._apply(images, labels, drawn)
 
@@ -89,15 +89,20 @@ class Batches(keras.utils.PyDataset):
             images, labels = transform.apply(images, labels, of_transform)
         return images, labels
 
-    def _shapes_before_each(self):
-        """The shape of an image before each transform, found on the first one."""
+    @property
+    def image_shape(self):
+        """(height, width, channels) of an image behind the transforms."""
+        return self._shapes[-1] if self._shapes else self.split.images.shape[1:]
+
+    def _shapes_around_each(self):
+        """The shape of an image before each transform and behind the last, found on the first one."""
         if not self.transforms:
             return []
         images, labels = ops.convert_to_tensor(self.split.images[:1]), ops.convert_to_tensor(self._one_hot[:1])
-        rng, shapes = chance.generator(self.seed, chance.TRANSFORMS), []
+        rng, shapes = chance.generator(self.seed, chance.TRANSFORMS), [tuple(images.shape[1:])]
         for transform in self.transforms:
-            shapes.append(tuple(images.shape[1:]))
             images, labels = transform.apply(images, labels, transform.draw(rng, 1, shapes[-1]))
+            shapes.append(tuple(images.shape[1:]))
         return shapes
 
     def on_epoch_end(self):

@@ -121,6 +121,7 @@ def _policy(precision):
 def _resized(image, size):
     if size is None:
         return image
+    _expect_known_sides(image)
     geometry.expect_pixels("resize", size)
     shape = image.shape[1:3]
     wanted = geometry.resized(shape, size)
@@ -129,9 +130,15 @@ def _resized(image, size):
     return resizing(image, training=False)  # its own default is True, and would hold for all layers behind it
 
 
+def _expect_known_sides(image):
+    if None in image.shape[1:3]:
+        raise InputError(f"input_shape is {image.shape[1:]}; expected known sides where images are resized or cropped")
+
+
 def _cropped(image, size):
     if size is None:
         return image
+    _expect_known_sides(image)
     geometry.expect_pixels("center_crop", size)
     margins = geometry.margins(image.shape[1:3], size)
     return layers.Cropping2D(margins, dtype="float32", name="center_crop")(image)

@@ -22,10 +22,12 @@ def group_of(layer):
 
 
 def freeze(model, groups):
-    """Layers of these groups are not trained any more: weights stay, and cost no backward pass.
+    """Layers of these groups are not trained any more: weights stay, and get no gradients.
+
+    Where nothing in front of them is trained either, no backward pass goes through them.
 
     Their BatchNorm normalises by its moving statistics, also in training, and these stay. The groups of the networks
-    for ImageNet are `stem`, `layer1` to `layer4` and `head`.
+    for ImageNet are `stem`, `layer1` to `layer4` and `head`. A file that is saved then says which layers are frozen.
 
     Args:
         model: a built `keras.Model`, changed in place.
@@ -39,7 +41,8 @@ def freeze(model, groups):
     """
     chosen = layers_of(model, groups)
     if not any(layer.trainable and layer.trainable_weights and layer not in chosen for layer in weighted_layers(model)):
-        raise InputError(f"freezing {', '.join(_names(groups))} of '{model.name}' leaves nothing to train")
+        frozen = ", ".join(_names(groups))
+        raise InputError(f"freezing {frozen} of '{model.name}' leaves nothing to train: leave a group out")
     return _set_trainable(model, chosen, False)
 
 
@@ -73,6 +76,7 @@ def _set_trainable(model, chosen, value):
     before = trained_parameters(model)
     for layer in chosen:
         layer.trainable = value
+    model.train_function = None  # on JAX a compiled step is of the weights that were trained then
     return before, trained_parameters(model)
 
 

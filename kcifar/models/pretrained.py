@@ -38,8 +38,8 @@ def load_pretrained(model, source):
     """Gives a model the weights of a file or of a published name, BatchNorm's statistics among them.
 
     PyTorch's files are those of torchvision's and timm's ResNets, DenseNets and VGG-16, for the models of these names.
-    Keras's files are matched by the names of layers, for any model. Where the file is of another number of classes,
-    the layers of the group `head` stay as they are.
+    Keras's files are matched by the names of layers, for any model where these differ. Where the file is of another
+    number of classes, the layers of the group `head` stay as they are.
 
     Args:
         model: a built `keras.Model`, changed in place.
@@ -68,11 +68,14 @@ def load_pretrained(model, source):
 
 
 def _keras_targets(model):
-    return {
-        f"{layer.name}/{place}": _Target(layer, variable, tuple(variable.shape))
-        for layer in weighted_layers(model)
-        for place, variable in enumerate(layer.weights)
-    }
+    targets = {}
+    for layer in weighted_layers(model):
+        own = layer._trainable_variables + layer._non_trainable_variables  # not those of layers in it
+        for place, variable in enumerate(own):
+            if f"{layer.name}/{place}" in targets:
+                raise InputError(f"'{model.name}' has several layers '{layer.name}', which a file cannot tell apart")
+            targets[f"{layer.name}/{place}"] = _Target(layer, variable, tuple(variable.shape))
+    return targets
 
 
 def _pytorch_targets(model):
@@ -134,10 +137,13 @@ def _expect_same(path, model, targets, found):
     }
     different = [f"{kind}: {_listed(keys)}" for kind, keys in kinds.items() if keys]
     if different:
-        raise InputError(f"'{path}' holds weights of another network than '{model.name}'; {'; '.join(different)}")
+        raise InputError(
+            f"'{path}' holds weights of another network than '{model.name}': build that one, or give another file; "
+            + "; ".join(different)
+        )
     broken = [(key, "") for key in targets if not np.isfinite(found[key]).all()]
     if broken:
-        raise InputError(f"'{path}' holds values that are no finite numbers: {_listed(broken)}")
+        raise InputError(f"'{path}' holds values that are no finite numbers, give another file: {_listed(broken)}")
 
 
 def _listed(keys):

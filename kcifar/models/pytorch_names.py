@@ -20,12 +20,18 @@ def pytorch_names(model):
         InputError: a network that torchvision does not have.
     """
     own = [layer.name for layer in weighted_layers(model)]
-    if model.name in _RESNETS:
-        return {name: _of_resnet(name) for name in own}
-    if model.name in _DENSENETS:
-        return {name: _of_densenet(name) for name in own}
-    if model.name == "vgg16":
-        return _of_vgg(model)
+    try:
+        if model.name in _RESNETS:
+            return {name: _of_resnet(name) for name in own}
+        if model.name in _DENSENETS:
+            return {name: _of_densenet(name) for name in own}
+        if model.name == "vgg16":
+            of_vgg = _of_vgg(model)
+            return {name: of_vgg[name] for name in own}
+    except (ValueError, KeyError):  # a name that is built otherwise, or unknown
+        raise InputError(
+            f"the model '{model.name}' has other layers than that of kcifar.models.build: give a file of Keras's"
+        ) from None
     known = ", ".join((*_RESNETS, *_DENSENETS, "vgg16"))
     raise InputError(f"the model is '{model.name}'; PyTorch's weights are known for {known}: give a file of Keras's")
 
@@ -85,6 +91,6 @@ def _of_densenet(name):
 def _of_vgg(model):
     """Counted through all that torchvision's `features` holds."""
     counted = (layers.Conv2D, layers.BatchNormalization, layers.Activation, layers.MaxPooling2D)
-    features = [layer for layer in model.layers if isinstance(layer, counted)]
+    features = [layer for layer in model._flatten_layers() if isinstance(layer, counted)]
     names = {layer.name: f"features.{place}" for place, layer in enumerate(features) if layer.weights}
     return names | _HEADS

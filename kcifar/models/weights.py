@@ -37,7 +37,7 @@ def locate(source):
     Raises:
         InputError: there is no such file or name, or it cannot be fetched.
     """
-    path, (publisher, _, name) = Path(source), str(source).partition("/")
+    path, (publisher, _, name) = Path(source).expanduser(), str(source).partition("/")
     if path.name.endswith((*PYTORCH_SUFFIXES, *KERAS_SUFFIXES)):
         if not path.is_file():
             raise InputError(f"no weights at '{path}'; give the path of a file, or a name as torchvision/resnet18")
@@ -126,7 +126,7 @@ def read_keras(path):
             inside = io.BytesIO(archive.read("model.weights.h5"))
         with h5py.File(inside) as file:
             return _of_layers(file)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever zip, zlib and HDF5 raise
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"'{path}' is no whole file of Keras's weights ({reason}): save it again") from None
 
@@ -138,7 +138,10 @@ def _of_layers(file):
     def visit(path, group):
         own = path.startswith("layers/") and path.endswith("/vars") and "/seed_generator/" not in path
         if own and "name" in group.attrs:
-            found.update({f"{group.attrs['name']}/{place}": _values(group, place) for place in group})
+            values = {f"{group.attrs['name']}/{place}": _values(group, place) for place in group}
+            if found.keys() & values.keys():
+                raise ValueError(f"several layers '{group.attrs['name']}'")
+            found.update(values)
 
     file.visititems(visit)
     if not found:

@@ -68,7 +68,7 @@ def create(path, recipe, source, dataset):
         run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.recipe_source, source)
         write_text(run.recipe_json, recipe.to_json())
-        write_json(run.environment, environment(recipe, dataset))
+        write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})
     except OSError as error:
         raise InputError(f"cannot write the run to '{path}': {error.strerror or error}; choose another --out") from None
     return run
@@ -103,22 +103,28 @@ def record_resume(run, dataset):
         images, weights = written["data_sha256"], written["pretrained_sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"'{run.environment}' is damaged ({error!r}): start a new run with --out") from None
-    now = environment(run.recipe, dataset)
+    now = environment(dataset)
     if now["data_sha256"] != images:
         raise InputError(f"'{run.path}' was trained on other images ({written['data']}), these are {now['data']}")
-    if now["pretrained_sha256"] != weights:
-        raise InputError(f"'{run.path}' started from other weights than those of {run.recipe.pretrained} now")
+    if not run.best.exists() and _weights(run.recipe) != weights:  # it is as at the start
+        raise InputError(
+            f"'{run.path}' started from other weights than {run.recipe.pretrained} are now: start a new run with --out"
+        )
     remove_leftovers(run.path)
     written.setdefault("resumed", []).append(now)
     write_json(run.environment, written)
 
 
-def environment(recipe, dataset):
-    """Data, weights, machine, versions and command, as a dict of plain values."""
+def _weights(recipe):
+    """SHA-256 of the pretrained weights; None without."""
+    return sha256(locate(recipe.pretrained)) if recipe.pretrained else None
+
+
+def environment(dataset):
+    """Data, machine, versions and command, as a dict of plain values."""
     return {
         "data": dataset.source,
         "data_sha256": dataset.fingerprint(),
-        "pretrained_sha256": sha256(locate(recipe.pretrained)) if recipe.pretrained else None,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "kcifar": kcifar.__version__,
         "python": platform.python_version(),

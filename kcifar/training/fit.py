@@ -8,7 +8,6 @@ from kcifar.callbacks import Checkpoint, StopOnNaN
 from kcifar.callbacks.evaluate import Evaluate
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
-from kcifar.models.freezing import trained_parameters
 from kcifar.output import say
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
@@ -51,7 +50,7 @@ def train(planned, run, resume=False, progress_every=None):
     if batches.epoch >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:
-        planned.part.compute_features(evaluation.splits)
+        log.feature_seconds = planned.part.compute_features(evaluation.splits)
         try:
             model.fit(
                 batches,
@@ -84,7 +83,8 @@ def _finish(planned, run, log, checkpoint, images):
         "selected_accuracy": checkpoint.best,
         "epochs": len(log.rows),
         "parameters": planned.whole.count_params(),
-        "trained_parameters": trained_parameters(planned.model),
+        "trained_parameters": planned.trained_parameters,
+        "feature_seconds": log.feature_seconds,
         "train_seconds": train_seconds,
         "seconds_per_epoch": log.train_seconds,
         "images_per_second": images * len(log.rows) / train_seconds,

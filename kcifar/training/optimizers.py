@@ -35,6 +35,9 @@ class _CoupledL2(keras.optimizers.Optimizer):
             variables: some of which it may know.
             order: all of the model's, in the order in which it gives those that are trained.
 
+        Returns:
+            Those that it did not know.
+
         Raises:
             InputError: it accumulates gradients, or averages weights.
         """
@@ -50,6 +53,7 @@ class _CoupledL2(keras.optimizers.Optimizer):
         self._trainable_variables[:] = [variable for variable in order if self._var_key(variable) in places]
         for name, slots in self._slots.items():
             slots += self.add_optimizer_variables(others, name)
+        return others
 
     def save_own_variables(self, store):
         for place, variable in enumerate(self._saved_variables()):

@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 import math
+import time
 
 import keras
 import numpy as np
 from keras import ops
+from rich.console import Console
 from rich.progress import track
 
 from kcifar import augment, backend
 from kcifar.data import Batches
 from kcifar.errors import InputError
 from kcifar.models.freezing import group_of, weighted_layers
+from kcifar.output import say
 
 # Inference only: the figures do not depend on it. On a CPU larger batches leave the cache and are slower.
 EVALUATION_BATCH = 100
@@ -42,10 +45,13 @@ class Part:
         return isinstance(self.splits["train"], Features)
 
     def compute_features(self, names):
-        """Computes those of these splits, with a progress bar, where it takes features."""
+        """Computes those of these splits, with a progress bar, where it takes features; returns the seconds."""
+        started = time.perf_counter()
         if self.on_features:
             for name in names:
+                say(f"features of {len(self.splits[name]):,} {name} images, once")
                 self.splits[name].images  # noqa: B018  (computed when it is first asked for)
+        return time.perf_counter() - started
 
 
 class Features:
@@ -65,7 +71,7 @@ class Features:
         backend.accelerate(self._trunk)
         found = [
             ops.convert_to_numpy(ops.cast(self._trunk.predict_on_batch(self._batches[step][0]), "float32"))
-            for step in track(range(len(self._batches)), f"features of {len(self):,} images", transient=True)
+            for step in track(range(len(self._batches)), "", console=Console(stderr=True), transient=True)
         ]
         return np.concatenate(found)
 
@@ -109,7 +115,7 @@ def _entry(whole, shape):
     """Where images of this shape come in, and what brings raw images to it."""
     if shape == whole.input.shape[1:]:
         return whole.input, ()
-    resized = network_input(whole)
+    resized = _front(whole)[-1].output if _front(whole) else whole.input
     if shape == resized.shape[1:]:
         return resized, tuple(map(_as_transform, _front(whole)))
     sizes = [tensor.shape[1:3] for tensor in (whole.input, resized)]
@@ -118,11 +124,6 @@ def _entry(whole, shape):
         f"the transforms give images of {shape[0]}×{shape[1]} pixels, the model takes {taken}: change the transforms, "
         "or resize and center_crop"
     )
-
-
-def network_input(whole):
-    """The images of a model of `models.build`, as its network sees them: resized and cropped."""
-    return _front(whole)[-1].output if _front(whole) else whole.input
 
 
 def _front(whole):

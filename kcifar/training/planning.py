@@ -11,7 +11,7 @@ from kcifar.data import Batches
 from kcifar.models.freezing import trained_parameters
 from kcifar.recipe import Recipe
 from kcifar.training import components
-from kcifar.training.part import Part, evaluation_batches, network_input, trained_part
+from kcifar.training.part import Part, evaluation_batches, trained_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Plan:
         new_layers: those of it that its pretrained weights do not have.
         part: what of it is trained.
         model: that, compiled, or SAM around it.
+        trained_parameters: how many are trained, in the first epoch.
     """
 
     recipe: Recipe
@@ -32,6 +33,7 @@ class Plan:
     part: Part
     batches: Batches
     model: keras.Model
+    trained_parameters: int
     schedule: keras.optimizers.schedules.LearningRateSchedule | None
     unfreeze: keras.callbacks.Callback | None
     weight_ema: keras.callbacks.Callback | None
@@ -97,20 +99,25 @@ class Plan:
         return f"weights of {self.recipe.pretrained}{new}"
 
     def _trained(self):
-        recipe, count = self.recipe, f"{trained_parameters(self.model):,} parameters"
+        recipe, count = self.recipe, f"{self.trained_parameters:,} parameters"
         if not recipe.freeze:
             return f"all {count}"
-        how_long = f" for {recipe.unfreeze_epoch} epochs" if recipe.unfreeze_epoch else ""
+        how_long = f" until epoch {recipe.unfreeze_epoch} is over" if recipe.unfreeze_epoch else ""
         cached = ", which run once over each image" if self.part.on_features else ""
         return f"{count}; frozen{how_long} are {', '.join(recipe.freeze)}{cached}"
 
     def _image_size(self):
-        sizes = [tensor.shape[1:3] for tensor in (self.whole.input, network_input(self.whole))]
-        return " scaled to ".join(dict.fromkeys(f"{height}×{width}" for height, width in sizes))
+        height, width, _ = self.whole.input.shape[1:]
+        resized = f", scaled to {self.recipe.resize}" if self.recipe.resize else ""
+        cropped = f", the middle {self.recipe.center_crop}" if self.recipe.center_crop else ""
+        return f"{height}×{width}{resized}{cropped}"
 
 
-def plan(recipe):
+def plan(recipe, start=None):
     """Loads the data and builds batches and the compiled model of a recipe.
+
+    Args:
+        start: weights that it starts from, in the place of the recipe's pretrained ones: those of a run that goes on.
 
     Raises:
         InputError: something that the recipe names does not exist or does not fit.
@@ -129,7 +136,7 @@ def plan(recipe):
     if recipe.validation:
         dataset = dataset.split_validation(recipe.validation, recipe.seed)
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
-    shape = tuple(Batches(dataset.train, transforms=transforms, **batching)[0][0].shape[1:])
+    shape = Batches(dataset.train, transforms=transforms, **batching).image_shape
 
     keras.utils.set_random_seed(recipe.seed % 2**32)
     whole = models.build(
@@ -144,7 +151,8 @@ def plan(recipe):
         recipe.center_crop,
         **options,
     )
-    new_layers = models.load_pretrained(whole, recipe.pretrained) if recipe.pretrained else []
+    start = start or recipe.pretrained
+    new_layers = models.load_pretrained(whole, start) if start else []
     if recipe.freeze:
         models.freeze(whole, recipe.freeze)
     unfreeze = callbacks.Unfreeze(recipe.unfreeze_epoch, recipe.freeze) if recipe.unfreeze_epoch else None
@@ -159,7 +167,10 @@ def plan(recipe):
         rate = recipe.optimizer.arguments["learning_rate"]
         schedule = optimizer.learning_rate = schedule_of(rate, recipe.epochs, len(batches))
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
-    return Plan(recipe, dataset, whole, new_layers, part, batches, model, schedule, unfreeze, weight_ema, stopping)
+    trained = trained_parameters(model)
+    return Plan(
+        recipe, dataset, whole, new_layers, part, batches, model, trained, schedule, unfreeze, weight_ema, stopping
+    )
 
 
 def _monitor(recipe):

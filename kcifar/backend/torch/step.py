@@ -125,7 +125,7 @@ def _native_loss(model, compiled):
 
 def _adds_losses(model):
     """Whether a layer or a regularizer may add to what was compiled."""
-    return any(variable.regularizer is not None for variable in model.trainable_variables) or any(
+    return any(variable.regularizer is not None for variable in model.weights) or any(
         layer.activity_regularizer is not None or not type(layer).__module__.startswith(("keras.", "kcifar."))
         for layer in model._flatten_layers()
     )

@@ -16,3 +16,8 @@ def nearest(name, known):
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+def one_line(error):
+    """The text of another library's error in one line, cut where it is long; without a text, the name of its kind."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

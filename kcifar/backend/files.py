@@ -3,7 +3,7 @@
 import re
 import warnings
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, one_line
 
 # Where programs put the tensors among other things that they keep.
 _INSIDE = ("state_dict", "model_state_dict", "model", "net")
@@ -33,7 +33,7 @@ def _read_safetensors(path):
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError, OverflowError) as error:
         raise InputError(
-            f"'{path}' is no whole safetensors file ({_line(error)}): delete it and fetch it again"
+            f"'{path}' is no whole safetensors file ({one_line(error)}): delete it and fetch it again"
         ) from None
 
 
@@ -51,7 +51,7 @@ def _read_pickle(path):
                 "save the model's state_dict()"
             ) from None
         raise InputError(
-            f"'{path}' is no file of torch.save, or damaged ({_line(error)}): delete it and fetch it again"
+            f"'{path}' is no file of torch.save, or damaged ({one_line(error)}): delete it and fetch it again"
         ) from None
     if not isinstance(found, dict):
         return {}
@@ -64,7 +64,7 @@ def _array(path, name, tensor):
             raise TypeError("complex")
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
     except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantized or without memory
-        raise InputError(f"'{path}': the tensor {name} is not made of plain numbers ({_line(error)})") from None
+        raise InputError(f"'{path}': the tensor {name} is not made of plain numbers ({one_line(error)})") from None
 
 
 def download(url, path, sha256_prefix):
@@ -80,8 +80,4 @@ def download(url, path, sha256_prefix):
     try:
         torch.hub.download_url_to_file(url, str(path), sha256_prefix)
     except RuntimeError as error:
-        raise InputError(f"{url} came with other bytes than published ({_line(error)}): try again later") from None
-
-
-def _line(error):
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{url} came with other bytes than published ({one_line(error)}): try again later") from None

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from kcifar import backend
-from kcifar.errors import InputError, nearest
+from kcifar.errors import InputError, nearest, one_line
 
 PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 KERAS_SUFFIXES = (".keras", ".weights.h5")
@@ -99,7 +99,7 @@ def _of_timm(name):
         ) from None
     except Exception as error:  # of whatever library huggingface_hub speaks HTTP with
         raise InputError(
-            f"cannot fetch '{repository}' ({' '.join(str(error).split())[:100]}): fetch the model.safetensors of the "
+            f"cannot fetch '{repository}' ({one_line(error)}): fetch the model.safetensors of the "
             f"repository {repository} on another machine, and give its path"
         ) from None
 
@@ -127,8 +127,7 @@ def read_keras(path):
         with h5py.File(inside) as file:
             return _of_layers(file)
     except Exception as error:  # whatever zip, zlib and HDF5 raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"'{path}' is no whole file of Keras's weights ({reason}): save it again") from None
+        raise InputError(f"'{path}' is no whole file of Keras's weights ({one_line(error)}): save it again") from None
 
 
 def _of_layers(file):

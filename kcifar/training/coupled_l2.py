@@ -1,0 +1,138 @@
+"""What optimizers with PyTorch's semantics have in common."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kcifar.errors import InputError
+
+
+class CoupledL2(keras.optimizers.Optimizer):
+    """An optimizer whose L2 penalty is part of the gradient: g += l2·w, before anything else is done with it."""
+
+    def __init__(self, learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs):
+        super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
+        expect_not_negative(type(self).__name__, learning_rate=learning_rate, l2=l2)
+        if global_clipnorm is not None and not global_clipnorm > 0:
+            raise InputError(f"{type(self).__name__}(global_clipnorm={global_clipnorm}): expected above 0, or None")
+        self.l2 = l2
+        self.l2_kernels_only = l2_kernels_only
+        self._first_steps = {}  # by the id of a variable that is trained from a later step on
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._slots = {name: self.add_optimizer_variables(variables, name) for name in self._slot_names()}
+
+    def extend(self, variables, order):
+        """Makes room for variables that are trained later, besides those that it was built with.
+
+        Args:
+            variables: some of which it may know.
+            order: all of the model's, in the order in which it gives those that are trained.
+
+        Returns:
+            Those that it did not know.
+
+        Raises:
+            InputError: it accumulates gradients, or averages weights.
+        """
+        if self.gradient_accumulation_steps or self.use_ema:
+            raise InputError(
+                f"{type(self).__name__} with gradient_accumulation_steps or use_ema cannot take more weights later: "
+                "leave them out (averages: kcifar.callbacks.WeightEMA)"
+            )
+        places = self._trainable_variables_indices
+        others = [variable for variable in variables if self._var_key(variable) not in places]
+        places.update({self._var_key(variable): place for place, variable in enumerate(others, start=len(places))})
+        # In place: Keras would take what is set for variables of the optimizer's own.
+        self._trainable_variables[:] = [variable for variable in order if self._var_key(variable) in places]
+        for name, slots in self._slots.items():
+            slots += self.add_optimizer_variables(others, name)
+        return others
+
+    def save_own_variables(self, store):
+        for place, variable in enumerate(self._saved_variables()):
+            store[str(place)] = ops.convert_to_numpy(variable)
+        if self._first_steps:
+            store["first_steps"] = np.array([self._kind_of(variable)[1] for variable in self._trained()])
+
+    def load_own_variables(self, store):
+        saved = self._saved_variables()
+        if len(saved) != len(set(store.keys()) - {"first_steps"}):
+            super().load_own_variables(store)  # which warns
+            return
+        for place, variable in enumerate(saved):
+            variable.assign(store[str(place)])
+        if "first_steps" in store.keys():  # noqa: SIM118  (Keras's store is no dict)
+            for variable, step in zip(self._trained(), np.array(store["first_steps"]), strict=True):
+                self.train_from([variable], int(step))
+
+    def _trained(self):
+        return [variable for variable in self._trainable_variables if variable.trainable]
+
+    def _saved_variables(self):
+        """Those that an optimizer has which is built for the weights that are trained now, in its order."""
+        slots = {id(slot) for of_name in self._slots.values() for slot in of_name}
+        others = [variable for variable in self.variables if id(variable) not in slots]
+        return [*others, *(self._slot(name, variable) for name in self._slots for variable in self._trained())]
+
+    def _slot_names(self):
+        raise NotImplementedError
+
+    def train_from(self, variables, step):
+        """Counts the steps of these variables from this one of the optimizer's on, as PyTorch counts each parameter's.
+
+        For variables that have been frozen until then.
+        """
+        self._first_steps |= {id(variable): step for variable in variables}
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        """As Keras's own, of the variables that are trained now: others, which may be later, have their slots too."""
+        trained = self._trained()
+        mapping = [
+            *zip(trained, trainable_variables, strict=True),
+            *zip(self.variables, optimizer_variables, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.apply(grads, trained)
+        return tuple([scope.get_current_value(v) for v in variables] for variables in (trained, self.variables))
+
+    def _backend_update_step(self, gradients, variables, learning_rate):
+        pairs = list(zip(gradients, variables, strict=True))
+        slots = list(self._slots.values())
+        for alike in dict.fromkeys(map(self._kind_of, variables)):
+            group = [pair for pair in pairs if self._kind_of(pair[1]) == alike]
+            if not self._update_natively(*map(list, zip(*group, strict=True)), slots, learning_rate, *alike):
+                super()._backend_update_step(*zip(*group, strict=True), learning_rate)
+
+    def _slot(self, name, variable):
+        return self._slots[name][self._get_variable_index(variable)]
+
+    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step):
+        """Updates variables of one kind; False, with nothing done, where the backend cannot."""
+        raise NotImplementedError
+
+    def _kind_of(self, variable):
+        """(its penalty, the optimizer's step that was its first)."""
+        return self._l2_of(variable), self._first_steps.get(id(variable), 0)
+
+    def _l2_of(self, variable):
+        return 0.0 if self.l2_kernels_only and len(variable.shape) < 2 else self.l2
+
+    def _coupled(self, gradient, variable, learning_rate):
+        gradient = ops.cast(gradient, variable.dtype)
+        if l2 := self._l2_of(variable):
+            gradient = ops.add(gradient, ops.multiply(variable, l2))
+        return gradient, ops.cast(learning_rate, variable.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2, "l2_kernels_only": self.l2_kernels_only}
+
+
+def expect_not_negative(optimizer, **arguments):
+    """Raises InputError, naming the first, where a number is negative; schedules pass."""
+    for name, value in arguments.items():
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise InputError(f"{optimizer}({name}={value}): expected a number ≥ 0")

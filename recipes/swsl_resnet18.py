@@ -1,10 +1,11 @@
 """ResNet-18 pretrained on a billion images of Instagram, trained on at 224×224, with early stopping.
 
 Source: a course report on CIFAR-10, whose ensemble of five such models (seeds) states 97.61 % (original pixels; each
-chosen on the test set). It leaves open the optimizer and its schedule, the images at evaluation (here scaled to 256,
-the middle 224), and the epochs (here at most 200). Batch 512 over several GPUs there, 128 on one, as here.
-Departure: its rotation of the images is left out.
+chosen on the test set). It leaves open the optimizer and its schedule (but that it steps once an epoch; here a cosine
+over all steps), the images at evaluation (here scaled to 256, the middle 224), and the epochs (here at most 200).
+Batch 512 over several GPUs there, 128 on one, as here. Departure: its rotation of the images is left out.
 Command: python -m kcifar.train recipes/swsl_resnet18.py --seed 0
+Measured: not run.
 """
 
 from kcifar.recipe import Component, Recipe

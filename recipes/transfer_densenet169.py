@@ -1,11 +1,11 @@
 """DenseNet-169 with ImageNet weights, of which the head is trained, at 224×224, by Adam.
 
-Source: a course report on CIFAR-10, which states about 80 % (original pixels; chosen on the test set). What was
-frozen for it is left open (here all but the head).
-Departure: its rotation, shear and scaling of the images are left out.
+Source: a course report on CIFAR-10, which states about 80 % (original pixels; chosen on the test set). It leaves open
+what was frozen for it (here all but the head). Departure: its rotation, shear and scaling of the images are left out.
 Command: python -m kcifar.train recipes/transfer_densenet169.py
-Variants: freeze=none; freeze=stem,layer1,layer2; freeze=stem,layer1,layer2,layer3,layer4, the head alone; with either
-unfreeze_epoch=5; a head of two layers, model.hidden=256 model.dropout=0.5
+Variants: freeze=none; freeze=stem,layer1,layer2; unfreeze_epoch=5; a head of two layers, model.hidden=256
+model.dropout=0.5
+Measured: not run.
 """
 
 from kcifar.recipe import Component, Recipe

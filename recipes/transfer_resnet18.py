@@ -5,6 +5,7 @@ leaves open how many epochs were planned (here 20, as long as its steps go) and 
 Command: python -m kcifar.train recipes/transfer_resnet18.py
 Variants: freeze=stem,layer1,layer2; freeze=stem,layer1,layer2,layer3,layer4, the head alone, for which all before it
 runs once over each image; with either unfreeze_epoch=5; a head of two layers, model.hidden=256 model.dropout=0.5
+Measured: not run from its weights; speed and memory from new ones are in the README.
 """
 
 from kcifar.recipe import Component, Recipe

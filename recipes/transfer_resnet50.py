@@ -1,11 +1,11 @@
 """ResNet-50 with ImageNet weights, of which layers 3 and 4 and the head are trained, at 224×224, by Adam.
 
-Source: a course report on CIFAR-10, which states 86–88 % (original pixels; chosen on the test set). Which of torchvision's
-weights it took is left open (here the first, IMAGENET1K_V1). Departure: its rotation, shear and scaling of the images
-are left out.
+Source: a course report on CIFAR-10, which states 86–88 % (original pixels; chosen on the test set). It leaves open
+which of torchvision's weights it took (here the first, IMAGENET1K_V1). Departure: its rotation, shear and scaling of
+the images are left out.
 Command: python -m kcifar.train recipes/transfer_resnet50.py
-Variants: freeze=none; freeze=stem,layer1,layer2,layer3,layer4, the head alone; unfreeze_epoch=5; a head of two layers,
-model.hidden=256 model.dropout=0.5
+Variants: freeze=none; freeze=stem,layer1,layer2,layer3,layer4, the head alone; unfreeze_epoch=5; a head of two
+layers, model.hidden=256 model.dropout=0.5
 Measured: not run.
 """
 

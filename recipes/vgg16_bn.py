@@ -2,6 +2,7 @@
 
 Source: none; `vgg16.py`, with BatchNorm behind each convolution (torchvision's vgg16_bn).
 Command: python -m kcifar.train recipes/vgg16_bn.py
+Measured: not run.
 """
 
 from kcifar.recipe import Component, Recipe

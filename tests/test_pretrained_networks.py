@@ -146,8 +146,8 @@ def assert_same_step(name, model, state, images, folder):
         assert off < OF_A_CHANGE * change + ROUNDING * size, variable.path
 
 
-# Trained as they are. On torch all are trained accelerated, too; JAX compiles a step of the two that are left out for 20
-# and 50 s, and takes no less operation by operation. They are made of the same as resnet50 and densenet121.
+# Trained as they are. On torch all are trained accelerated, too; JAX compiles a step of the two that are left out for
+# 20 and 50 s, and takes no less operation by operation. They are made of the same as resnet50 and densenet121.
 if ON_TORCH:
     TRAINED = ("resnet18", "densenet121", "vgg16_bn")
 else:

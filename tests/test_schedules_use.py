@@ -149,7 +149,8 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize(("written", "expected"), RECIPES.items(), ids=list(RECIPES))
 def test_a_recipe_gives_the_schedule_and_its_picture(written, expected, images, tmp_path, monkeypatch, drawn):
-    few = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    image = keras.Input((32, 32, 3))
+    few = keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
     monkeypatch.setattr(models, "build", lambda *_, **__: few)  # JAX compiles longer for larger ones
     overrides = [f"data={images}", "batch_size=4", "validation=0.0", "select_on=last", "transforms=[]", "epochs=6"]
     overrides += ["optimizer=SGD(learning_rate=0.2)", f"schedule={written}"]

@@ -17,6 +17,7 @@ class CoupledL2(keras.optimizers.Optimizer):
             raise InputError(f"{type(self).__name__}(global_clipnorm={global_clipnorm}): expected above 0, or None")
         self.l2 = l2
         self.l2_kernels_only = l2_kernels_only
+        self._slots = {}  # lists of them, in the order of the variables, by name
         self._first_steps = {}  # by the id of a variable that is trained from a later step on
 
     def build(self, variables):

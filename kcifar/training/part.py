@@ -46,11 +46,12 @@ class Part:
 
     def compute_features(self, names):
         """Computes those of these splits, with a progress bar, where it takes features; returns the seconds."""
+        if not self.on_features:
+            return 0.0
         started = time.perf_counter()
-        if self.on_features:
-            for name in names:
-                say(f"features of {len(self.splits[name]):,} {name} images, once")
-                self.splits[name].images  # noqa: B018  (computed when it is first asked for)
+        for name in names:
+            say(f"features of {len(self.splits[name]):,} {name} images, once")
+            self.splits[name].images  # noqa: B018  (computed when it is first asked for)
         return time.perf_counter() - started
 
 

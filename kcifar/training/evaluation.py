@@ -35,7 +35,7 @@ def evaluate(model, split):
     Raises:
         InputError: the model gives another number of classes than the split has.
     """
-    logits = np.asarray(model.predict(evaluation_batches(split), verbose=0), np.float64)
+    logits = np.asarray(model.predict(evaluation_batches(model, split), verbose=0), np.float64)
     if logits.shape != (len(split), split.classes):
         raise InputError(
             f"the model gives {logits.shape[-1]} classes, the data has {split.classes}: not of this data set"

@@ -51,7 +51,7 @@ class Plan:
     def evaluated_splits(self):
         """What is evaluated after each epoch, as batches by name. The test split is there only if it selects."""
         return {
-            name: evaluation_batches(split, self.part.evaluation)
+            name: evaluation_batches(self.part.model, split, self.part.evaluation)
             for name, split in self.part.splits.items()
             if name != "test" or self.recipe.select_on == "test"
         }

@@ -19,7 +19,7 @@ from kcifar.output import say
 
 # Inference only: the figures do not depend on it. On a CPU larger batches leave the cache and are slower.
 _EVALUATED_AT_ONCE = 100
-_LARGE_AT_ONCE = 25  # where an image has more than 64×64 pixels: no more memory than a training step of 50
+_LARGE_AT_ONCE = 25  # where an image has more than 96×96 pixels: no more memory than a training step of 50
 _MOST_FEATURE_BYTES = 2**30
 _DRAW_NOTHING = (augment.Resize, augment.CenterCrop)
 
@@ -82,7 +82,7 @@ def evaluation_batches(model, split, transforms=()):
     """A split in its own order, every image once, for a model behind transforms that draw nothing."""
     tensors = [tensor for layer in model.layers for node in layer._inbound_nodes[:1] for tensor in node.output_tensors]
     images = [tensor.shape[1:3] for tensor in tensors if len(tensor.shape) == 4]
-    large = any(None not in sides and math.prod(sides) > 64 * 64 for sides in images)
+    large = any(None not in sides and math.prod(sides) > 96 * 96 for sides in images)
     return Batches(split, min(_LARGE_AT_ONCE if large else _EVALUATED_AT_ONCE, len(split)), transforms, shuffle=False)
 
 

@@ -45,9 +45,7 @@ class Recipe:
     data: str  # what `kcifar.data.load` takes
     validation: float  # fraction of the training images held out, 0 for none
     model: Component
-    pretrained: (
-        str | None
-    )  # weights that it starts from: a file, or a name as "torchvision/resnet18"; None for new ones
+    pretrained: str | None  # weights to start from: a file, or a name as "torchvision/resnet18"; None for new ones
     freeze: tuple[str, ...]  # groups of layers that are not trained, of "stem", "layer1" … "layer4" and "head"
     unfreeze_epoch: int | None  # after so many epochs they are trained too; None for never
     mean: tuple[float, ...] | None  # of each channel on the 0–1 scale: the model's first layer; None leaves it out

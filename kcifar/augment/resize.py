@@ -33,7 +33,7 @@ class Resize:
         images = ops.cast(images, "float32")
         if wanted == shape:
             return images, labels
-        shrinks = min(wanted) < min(shape)
+        shrinks = self.size < min(shape)
         return ops.image.resize(images, wanted, "bilinear", antialias=shrinks, data_format="channels_last"), labels
 
 

@@ -23,7 +23,7 @@ class RunLog(keras.callbacks.Callback):
     Attributes:
         rows: the rows so far, dicts.
         train_seconds: of each epoch, without evaluation.
-        feature_seconds: that frozen layers took before the first epoch, to run once over each image; written by others.
+        feature_seconds: that frozen layers took to run once over each image; `kcifar.training.train` adds them up.
     """
 
     # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.
@@ -45,7 +45,7 @@ class RunLog(keras.callbacks.Callback):
         """Goes on behind the rows of `state`."""
         self.rows = state["rows"]
         self.train_seconds = state["train_seconds"]
-        self.feature_seconds += state["feature_seconds"]
+        self.feature_seconds = state["feature_seconds"]
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started = time.perf_counter()

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from kcifar.errors import InputError
-from kcifar.models.freezing import layers_of
+from kcifar.models.freezing import group_names, layers_of
 
 
 class Unfreeze(keras.callbacks.Callback):
@@ -33,7 +33,7 @@ class Unfreeze(keras.callbacks.Callback):
         if not isinstance(epoch, int) or epoch < 1:
             raise InputError(f"Unfreeze(epoch={epoch!r}): expected a whole number of epochs, at least 1")
         self.epoch = epoch
-        self.groups = (groups,) if isinstance(groups, str) else tuple(groups)
+        self.groups = group_names(groups)
         self._optimizer = None
         self._first_step = None  # of the optimizer with them
 

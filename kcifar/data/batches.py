@@ -80,7 +80,7 @@ class Batches(keras.utils.PyDataset):
         rng = chance.generator(self.seed, chance.TRANSFORMS, epoch, step)
         drawn = [
             transform.draw(rng, len(chosen), shape)
-            for transform, shape in zip(self.transforms, self._shapes, strict=False)
+            for transform, shape in zip(self.transforms, self._shapes[:-1], strict=True)
         ]
         return self._apply(images, labels, drawn)
 

@@ -124,9 +124,8 @@ def _resized(image, size):
     _expect_known_sides(image)
     geometry.expect_pixels("resize", size)
     shape = image.shape[1:3]
-    wanted = geometry.resized(shape, size)
-    antialias = min(wanted) < min(shape)
-    resizing = layers.Resizing(*wanted, "bilinear", antialias=antialias, dtype="float32", name="resize")
+    wanted, shrinks = geometry.resized(shape, size), size < min(shape)
+    resizing = layers.Resizing(*wanted, "bilinear", antialias=shrinks, dtype="float32", name="resize")
     return resizing(image, training=False)  # its own default is True, and would hold for all layers behind it
 
 

@@ -21,6 +21,12 @@ def group_of(layer):
     return layer.name.partition("_")[0]
 
 
+def head_layers(model):
+    """The layers with weights of the group that gives the logits."""
+    weighted = weighted_layers(model)
+    return [layer for layer in weighted if group_of(layer) == group_of(weighted[-1])]
+
+
 def freeze(model, groups):
     """Layers of these groups are not trained any more: weights stay, and get no gradients.
 
@@ -41,7 +47,7 @@ def freeze(model, groups):
     """
     chosen = layers_of(model, groups)
     if not any(layer.trainable and layer.trainable_weights and layer not in chosen for layer in weighted_layers(model)):
-        frozen = ", ".join(_names(groups))
+        frozen = ", ".join(group_names(groups))
         raise InputError(f"freezing {frozen} of '{model.name}' leaves nothing to train: leave a group out")
     return _set_trainable(model, chosen, False)
 
@@ -62,13 +68,14 @@ def layers_of(model, groups):
     """The layers with weights of these groups. Raises InputError where there is no such group."""
     weighted = weighted_layers(model)
     known = list(dict.fromkeys(map(group_of, weighted)))
-    for name in _names(groups):
+    for name in group_names(groups):
         if name not in known:
             raise InputError(f"'{model.name}' has no group of layers '{name}'; {nearest(name, known)}")
-    return [layer for layer in weighted if group_of(layer) in _names(groups)]
+    return [layer for layer in weighted if group_of(layer) in group_names(groups)]
 
 
-def _names(groups):
+def group_names(groups):
+    """A tuple of names, of several or of one."""
     return (groups,) if isinstance(groups, str) else tuple(groups)
 
 

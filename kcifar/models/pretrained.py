@@ -10,7 +10,7 @@ from keras import layers
 
 from kcifar import backend
 from kcifar.errors import InputError
-from kcifar.models.freezing import group_of, weighted_layers
+from kcifar.models.freezing import head_layers, weighted_layers
 from kcifar.models.pytorch_names import published_form, pytorch_names
 from kcifar.models.weights import PYTORCH_SUFFIXES, locate, read_keras
 
@@ -107,11 +107,10 @@ def _dense_kernel(layer):
 
 def _head_of_other_classes(model, targets, found):
     """The layers of the head, where the file's has other classes. Both then have nothing of the head any more."""
-    logits = weighted_layers(model)[-1]
-    bias = [key for key, target in targets.items() if target.layer is logits][-1]
+    head = head_layers(model)
+    bias = [key for key, target in targets.items() if target.layer is head[-1]][-1]
     if bias not in found or found[bias].ndim != 1 or found[bias].shape == targets[bias].shape:
         return []
-    head = [layer for layer in weighted_layers(model) if group_of(layer) == group_of(logits)]
     groups = {_group_of_key(key) for key, target in targets.items() if target.layer in head}
     for entries in (targets, found):
         for key in [key for key in entries if _group_of_key(key) in groups]:

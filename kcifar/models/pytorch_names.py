@@ -12,6 +12,8 @@ _DENSENETS = ("densenet121", "densenet169")
 # Where the layer that gives the logits is, and those before it.
 _HEADS = {"head_hidden1": "classifier.0", "head_hidden2": "classifier.3", "head_logits": "classifier.6"}
 
+_OF_TIMMS_VGG = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
+
 
 def pytorch_names(model):
     """torchvision's name of each layer with weights, by its own name.
@@ -54,13 +56,8 @@ def published_form(tensors):
 
 def _renamed(name):
     name = re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
-    return re.sub(
-        r"^(pre_logits\.fc1|pre_logits\.fc2|head\.fc)\.",
-        lambda found: {"pre_logits.fc1": "classifier.0.", "pre_logits.fc2": "classifier.3."}.get(
-            found[1], "classifier.6."
-        ),
-        name,
-    )
+    layer, _, part = name.rpartition(".")
+    return f"{_OF_TIMMS_VGG[layer]}.{part}" if layer in _OF_TIMMS_VGG else name
 
 
 def _of_resnet(name):

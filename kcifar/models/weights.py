@@ -88,7 +88,7 @@ def _of_timm(name):
     except errors.HFValidationError as error:
         raise InputError(f"unknown weights '{repository}': {error}") from None
     except errors.LocalEntryNotFoundError:
-        pass
+        pass  # it is fetched below
     try:
         get_hf_file_metadata(hf_hub_url(*file))  # gives up at once, where the download would try for half a minute
         return Path(hf_hub_download(*file))

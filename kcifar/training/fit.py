@@ -50,7 +50,7 @@ def train(planned, run, resume=False, progress_every=None):
     if batches.epoch >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:
-        log.feature_seconds = planned.part.compute_features(evaluation.splits)
+        log.feature_seconds += planned.part.compute_features(evaluation.splits)
         try:
             model.fit(
                 batches,

@@ -14,7 +14,7 @@ from rich.progress import track
 from kcifar import augment, backend
 from kcifar.data import Batches
 from kcifar.errors import InputError
-from kcifar.models.freezing import group_of, weighted_layers
+from kcifar.models.freezing import head_layers, weighted_layers
 from kcifar.output import say
 
 # Inference only: the figures do not depend on it. On a CPU larger batches leave the cache and are slower.
@@ -31,13 +31,11 @@ class Part:
     Attributes:
         model: the whole model, or what is behind one of its tensors: of the same layers.
         splits: what it takes, by the names of the data set's splits.
-        transforms: of what it is trained on.
         evaluation: transforms of what it is evaluated on.
     """
 
     model: keras.Model
     splits: dict
-    transforms: tuple
     evaluation: tuple = ()
 
     @property
@@ -86,7 +84,7 @@ def evaluation_batches(model, split, transforms=()):
     return Batches(split, min(_LARGE_AT_ONCE if large else _EVALUATED_AT_ONCE, len(split)), transforms, shuffle=False)
 
 
-def trained_part(whole, dataset, transforms, shape, unfreezes):
+def trained_part(whole, dataset, batches, unfreezes):
     """The part of a model that a training runs through.
 
     Images that come as the model takes them run through all of it. Those that already have the size that the model
@@ -96,24 +94,23 @@ def trained_part(whole, dataset, transforms, shape, unfreezes):
     Args:
         whole: the model.
         dataset: a `kcifar.data.Dataset`.
-        transforms: of the training images.
-        shape: that they give to an image.
+        batches: of its training images.
         unfreezes: whether layers that are frozen will be trained later.
 
     Raises:
         InputError: images of another size than the model takes.
     """
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test") if getattr(dataset, name)}
-    entry, evaluation = _entry(whole, shape)
-    head_input = _frozen_output(whole, entry)
-    cached = not unfreezes and all(isinstance(transform, _DRAW_NOTHING) for transform in transforms)
-    if not cached or head_input is None or _bytes(head_input, splits) > _MOST_FEATURE_BYTES:
-        return Part(_between(whole, entry, whole.output), splits, tuple(transforms), evaluation)
-    trunk = _between(whole, entry, head_input)
+    entry, evaluation = _entry(whole, batches.image_shape)
+    always_alike = not unfreezes and all(isinstance(transform, _DRAW_NOTHING) for transform in batches.transforms)
+    trunk = _frozen_trunk(whole, entry) if always_alike else None
+    if trunk is None or _bytes(trunk.output, splits) > _MOST_FEATURE_BYTES:
+        return Part(_between(whole, entry, whole.output), splits, evaluation)
     features = {
-        name: Features(trunk, split, transforms if name == "train" else evaluation) for name, split in splits.items()
+        name: Features(trunk, split, batches.transforms if name == "train" else evaluation)
+        for name, split in splits.items()
     }
-    return Part(_between(whole, head_input, whole.output), features, ())
+    return Part(_between(whole, _head_input(whole), whole.output), features)
 
 
 def _entry(whole, shape):
@@ -147,15 +144,16 @@ def _between(whole, first, last):
     return keras.Model(first, last, name=whole.name)
 
 
-def _frozen_output(whole, entry):
-    """What the trained layers take, where they are those of the head alone; None where they are not, or chance acts."""
-    weighted = weighted_layers(whole)
-    head = [layer for layer in weighted if group_of(layer) == group_of(weighted[-1])]
-    if [layer for layer in weighted if layer.trainable] != head:
+def _frozen_trunk(whole, entry):
+    """All before the head, where the head alone is trained; None where more is, or where chance acts before it."""
+    if [layer for layer in weighted_layers(whole) if layer.trainable] != head_layers(whole):
         return None
-    tensor = head[0]._inbound_nodes[0].input_tensors[0]
-    draws = any(hasattr(layer, "seed_generator") for layer in _between(whole, entry, tensor).layers)
-    return None if draws else tensor
+    trunk = _between(whole, entry, _head_input(whole))
+    return None if any(hasattr(layer, "seed_generator") for layer in trunk.layers) else trunk
+
+
+def _head_input(whole):
+    return head_layers(whole)[0]._inbound_nodes[0].input_tensors[0]
 
 
 def _bytes(features, splits):

@@ -136,7 +136,7 @@ def plan(recipe, start=None):
     if recipe.validation:
         dataset = dataset.split_validation(recipe.validation, recipe.seed)
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
-    shape = Batches(dataset.train, transforms=transforms, **batching).image_shape
+    batches = Batches(dataset.train, transforms=transforms, **batching)
 
     keras.utils.set_random_seed(recipe.seed % 2**32)
     whole = models.build(
@@ -156,8 +156,9 @@ def plan(recipe, start=None):
     if recipe.freeze:
         models.freeze(whole, recipe.freeze)
     unfreeze = callbacks.Unfreeze(recipe.unfreeze_epoch, recipe.freeze) if recipe.unfreeze_epoch else None
-    part = trained_part(whole, dataset, transforms, shape, unfreezes=unfreeze is not None)
-    batches = Batches(part.splits["train"], transforms=part.transforms, **batching)
+    part = trained_part(whole, dataset, batches, unfreezes=unfreeze is not None)
+    if part.on_features:
+        batches = Batches(part.splits["train"], **batching)
     model = part.model
     if recipe.sharpness_aware:
         model = components.sharpness_aware(recipe.sharpness_aware, model)

@@ -1,4 +1,8 @@
-"""Kernels of layers that change an image's size without weights."""
+"""Kernels of layers that change an image's size without weights.
+
+A function named after a layer makes its kernel, or None where it is not known, from the layer, the torch dtype that it
+computes in, and the ranks of its inputs.
+"""
 
 import functools
 

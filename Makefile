@@ -1,5 +1,5 @@
 # Targets make their own environment in .venv and install again only when pyproject.toml has changed.
-.PHONY: demo train test lint clean
+.PHONY: demo train test test-cv lint clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -13,6 +13,7 @@ help:
 	@echo "make demo                               train on shapes that kcifar draws itself, half a minute on 2 cores"
 	@echo "make train RECIPE=recipes/mixup.py ARGS='epochs=30 --data DIR'"
 	@echo "make test                               all tests, on torch and on JAX"
+	@echo "make test-cv                            those of KerasCV, the extra cv"
 	@echo "make lint                               formatting and static checks"
 
 $(ENVIRONMENT): pyproject.toml
@@ -31,9 +32,19 @@ test: $(ENVIRONMENT)
 	KERAS_BACKEND=torch $(RUN) -m pytest $(PARALLEL) $(ARGS)
 	KERAS_BACKEND=jax $(RUN) -m pytest $(PARALLEL) -m "not once" $(ARGS)
 
+# KerasCV in an environment of its own: it needs TensorFlow, which nothing else here does.
+test-cv: .venv-cv/installed
+	KERAS_BACKEND=torch .venv-cv/bin/python -m pytest tests/test_keras_cv.py $(ARGS)
+	KERAS_BACKEND=jax .venv-cv/bin/python -m pytest tests/test_keras_cv.py $(ARGS)
+
+.venv-cv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-cv
+	.venv-cv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cv,test]'
+	touch $@
+
 lint: $(ENVIRONMENT)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-cv .pytest_cache .ruff_cache *.egg-info

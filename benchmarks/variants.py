@@ -305,6 +305,18 @@ def _ready_batches(source, batch_size):
     return [((images[part].astype("float32") / 255 - mean) / std, labels[part]) for part in parts]
 
 
+def transforms(source, batch_size, clock, chain, by):
+    """A chain of transforms alone: see transform_chains.py."""
+    import transform_chains
+
+    if by == "kcifar":
+        from kcifar import data
+
+        transform_chains.kcifar_batches(data.load(source).train, batch_size, clock, chain)
+    run = {"pillow": transform_chains.pillow, "keras": transform_chains.keras_layers}[by]
+    run(*_training_images(source, batch_size), batch_size, clock, chain)
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """What trains, on which Keras backend, and which variants its speed is divided by."""
@@ -400,6 +412,24 @@ for _backend in ("torch", "jax"):
         f"resnet20-asam-{_backend}": _resnet20("asam", _backend, (_plain,)),
         f"resnet20-sgd-ema-{_backend}": _resnet20("sgd", _backend, (_plain,), _EMA),
     }
+for _chain, _batch_size in (
+    ("crop-flip", 512),
+    ("rotation-jitter", 512),
+    ("224", 128),
+    ("224-jitter-first", 128),
+    ("randaugment", 512),
+):
+    _pillow = f"{_chain}-pillow"
+    if _chain != "randaugment":
+        VARIANTS[_pillow] = Variant(partial(transforms, chain=_chain, by="pillow"), batch_sizes=())
+    for _name, _by, _backend in (
+        ("keras", "keras", "torch"),
+        ("kcifar-torch", "kcifar", "torch"),
+        ("kcifar-jax", "kcifar", "jax"),
+    ):
+        VARIANTS[f"{_chain}-{_name}"] = Variant(
+            partial(transforms, chain=_chain, by=_by), _backend, (_pillow,), batch_sizes=()
+        )
 for _name in ("ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0"):
     _train = partial(keras_fit, make_model=partial(_application, _name), side=64)
     VARIANTS[f"{_name}-keras"] = Variant(_train, "torch", batch_sizes=(64,))

@@ -10,12 +10,14 @@ _EXAMPLES = """\
 examples:
   python -m kcifar.evaluate runs/mixup-seed42
   python -m kcifar.evaluate runs/mixup-seed42 --data cifar-10-python.tar.gz
+  python -m kcifar.evaluate runs/mixup-seed42 --tta flip+shift
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness --rho 0.1 --images 5000
 """
 
 
 _RHO, _IMAGES = 0.05, 1000
+_TTA = ("flip", "flip+shift")
 
 
 def main(arguments=None):
@@ -32,6 +34,12 @@ def _parser():
     )
     parser.add_argument("run", metavar="RUN", help="a folder that kcifar.train wrote")
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the run)")
+    parser.add_argument(
+        "--tta",
+        metavar="VIEWS",
+        choices=_TTA,
+        help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6; a pixel to and fro)",
+    )
     sharpness = parser.add_argument_group("sharpness of the minimum, by the recipe's loss on training images")
     sharpness.add_argument(
         "--sharpness",
@@ -59,8 +67,9 @@ def _evaluate(options):
     from kcifar.training.evaluation import evaluate, load_model
 
     dataset = data.load(options.data or recipe.data)
-    result = evaluate(load_model(run.best), dataset.test)
-    print(f"{run.best} on {len(dataset.test):,} test images of {dataset.source}")
+    result = evaluate(load_model(run.best), dataset.test, options.tta or "none")
+    views = f", test-time augmentation {options.tta}" if options.tta else ""
+    print(f"{run.best} on {len(dataset.test):,} test images of {dataset.source}{views}")
     if recipe.select_on == "test":
         print("the epoch was chosen on the test set itself: not an honest estimate")
     print(f"accuracy  {result.accuracy:.2%}\nloss      {result.loss:.4f}\n")

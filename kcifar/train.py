@@ -14,7 +14,7 @@ examples:
   python -m kcifar.train recipes/demo.py
   python -m kcifar.train recipes/mixup.py --data cifar-10-batches-py epochs=30
   python -m kcifar.train recipes/mixup.py transforms.MixUp.alpha=0.2 optimizer.learning_rate=1e-3 --seed 1
-  python -m kcifar.train recipes/mixup.py --dry-run
+  python -m kcifar.train recipes/mixup.py --dry-run --out runs/look         # look at its transforms
   python -m kcifar.train recipes/transfer_resnet18.py freeze=stem,layer1,layer2 --progress 100
   python -m kcifar.train recipes/transfer_resnet18.py pretrained=weights/resnet18.safetensors
   python -m kcifar.train --resume runs/mixup-seed42
@@ -49,7 +49,11 @@ def _parser():
         type=_batches,
         help="print a line every N batches (default: a bar on a terminal, a line a minute elsewhere)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and train nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be done, and train nothing; with --out draw RUN/transforms.png",
+    )
     return parser
 
 
@@ -74,6 +78,8 @@ def _train(options):
     for name, text in planned.describe():
         print(f"{name:<15}{text}")
     if options.dry_run:
+        if options.out:
+            _draw_transforms(planned, folder.make(options.out).figure("transforms"))
         return
     if run:
         folder.record_resume(run, planned.dataset)
@@ -87,6 +93,13 @@ def _train(options):
         print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
         raise
     say(f"\n{_result(metrics)}\n{run.path}/: curves.png, confusion.png, metrics.json, best.keras")
+
+
+def _draw_transforms(planned, picture):
+    from kcifar.training.preview import draw_transforms
+
+    draw_transforms(planned, picture)
+    print(f"{'picture':<15}{picture}")
 
 
 def _new(options):

@@ -3,7 +3,7 @@
 Source: a course report on CIFAR-10, whose ensemble of five such models (seeds) states 97.61 % (original pixels; each
 chosen on the test set). It leaves open the optimizer and its schedule (but that it steps once an epoch; here a cosine
 over all steps), the images at evaluation (here scaled to 256, the middle 224), and the epochs (here at most 200).
-Batch 512 over several GPUs there, 128 on one, as here. Departure: its rotation of the images is left out.
+Batch 512 over several GPUs there, 128 on one, as here.
 Command: python -m kcifar.train recipes/swsl_resnet18.py --seed 0
 Measured: not run.
 """
@@ -25,6 +25,7 @@ recipe = Recipe(
         Component("Resize", size=256),
         Component("RandomCrop", size=224, padding=0),
         Component("RandomFlip"),
+        Component("RandomRotation", degrees=10),
         Component("ColorJitter", brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),
     ),
     batch_size=128,

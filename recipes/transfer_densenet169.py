@@ -1,7 +1,7 @@
 """DenseNet-169 with ImageNet weights, of which the head is trained, at 224×224, by Adam.
 
 Source: a course report on CIFAR-10, which states about 80 % (original pixels; chosen on the test set). It leaves open
-what was frozen for it (here all but the head). Departure: its rotation, shear and scaling of the images are left out.
+what was frozen for it (here all but the head).
 Command: python -m kcifar.train recipes/transfer_densenet169.py
 Variants: freeze=none; freeze=stem,layer1,layer2; unfreeze_epoch=5; a head of two layers, model.hidden=256
 model.dropout=0.5
@@ -24,6 +24,8 @@ recipe = Recipe(
     transforms=(
         Component("RandomCrop", size=32, padding=4),
         Component("RandomFlip"),
+        Component("RandomRotation", degrees=10),
+        Component("RandomAffine", degrees=0, scale=(0.8, 1.2), shear=10),
         Component("ColorJitter", brightness=0.2, contrast=0.2, saturation=0.2),
     ),
     batch_size=128,

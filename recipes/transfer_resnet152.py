@@ -1,8 +1,7 @@
 """ResNet-152 with ImageNet weights, of which layers 3 and 4 and the head are trained, at 224×224, by Adam.
 
 Source: a course report on CIFAR-10, which states 82 % (original pixels; chosen on the test set). It leaves open which
-of torchvision's weights it took (here the first, IMAGENET1K_V1). Departure: its rotation, shear and scaling of the
-images are left out.
+of torchvision's weights it took (here the first, IMAGENET1K_V1).
 Command: python -m kcifar.train recipes/transfer_resnet152.py
 Variants: freeze=none; freeze=stem,layer1,layer2,layer3,layer4, the head alone; unfreeze_epoch=5; a head of two
 layers, model.hidden=256 model.dropout=0.5
@@ -25,6 +24,8 @@ recipe = Recipe(
     transforms=(
         Component("RandomCrop", size=32, padding=4),
         Component("RandomFlip"),
+        Component("RandomRotation", degrees=10),
+        Component("RandomAffine", degrees=0, scale=(0.8, 1.2), shear=10),
         Component("ColorJitter", brightness=0.2, contrast=0.2, saturation=0.2),
     ),
     batch_size=128,

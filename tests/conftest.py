@@ -1,5 +1,6 @@
 """Fixtures for all tests: real images where they are at hand, caches kept apart, skips that must not be."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = Path(os.environ.get("KCIFAR_TEST_IMAGES", ROOT.parent / "shared" / "cifar10"))
 NO_IMAGES = f"needs the images of CIFAR-10: no 'unpack' in {IMAGES}"
 NO_GPU = "needs a GPU"
+NO_KERAS_CV = "needs KerasCV, which is not installed here: make test-cv"
 
 
 @pytest.fixture(scope="session")
@@ -71,4 +73,8 @@ def pytest_sessionfinish(session):
 
 
 def _may_skip(reason):
-    return NO_GPU in reason or (NO_IMAGES in reason and not (IMAGES / "unpack").exists())
+    return (
+        NO_GPU in reason
+        or (NO_IMAGES in reason and not (IMAGES / "unpack").exists())
+        or (NO_KERAS_CV in reason and not importlib.util.find_spec("keras_cv"))
+    )

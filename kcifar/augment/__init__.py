@@ -3,14 +3,34 @@
 A transform has two methods. `draw(rng, batch_size, image_shape)` draws its random numbers with NumPy;
 `apply(images, labels, drawn)` is a pure function in keras.ops, so the same numbers give the same batch on each backend.
 Images are (batch, height, width, channels) with values 0–255, uint8 or float32; labels are one-hot float32
-(batch, classes).
+(batch, classes). Neighbours that move pixels are done at once, by one interpolation (`kcifar.augment.geometric`).
 """
 
+from kcifar.augment.affine import RandomAffine, RandomRotation
 from kcifar.augment.color import ColorJitter
 from kcifar.augment.crop import RandomCrop
-from kcifar.augment.cutout import Cutout
+from kcifar.augment.cutmix import CutMix, MixUpOrCutMix
+from kcifar.augment.erasing import Cutout, RandomErasing
 from kcifar.augment.flip import RandomFlip
+from kcifar.augment.keras_cv import KerasCV
 from kcifar.augment.mixup import MixUp
+from kcifar.augment.policies import RandAugment, TrivialAugment
 from kcifar.augment.resize import CenterCrop, Resize
 
-__all__ = ["CenterCrop", "ColorJitter", "Cutout", "MixUp", "RandomCrop", "RandomFlip", "Resize"]
+__all__ = [
+    "CenterCrop",
+    "ColorJitter",
+    "CutMix",
+    "Cutout",
+    "KerasCV",
+    "MixUp",
+    "MixUpOrCutMix",
+    "RandAugment",
+    "RandomAffine",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomRotation",
+    "Resize",
+    "TrivialAugment",
+]

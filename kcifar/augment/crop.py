@@ -2,10 +2,11 @@
 
 from keras import ops
 
+from kcifar.augment.geometric import Geometric, Origin
 from kcifar.errors import InputError
 
 
-class RandomCrop:
+class RandomCrop(Geometric):
     """Cuts a window of `size` × `size` pixels at a random place out of the image padded with `padding` black pixels.
 
     As torchvision.transforms.RandomCrop(size, padding), with one place for each image.
@@ -17,6 +18,8 @@ class RandomCrop:
     Raises:
         InputError: a size below 1, a negative padding, or (when drawing) a window larger than the padded image.
     """
+
+    interpolates = False
 
     def __init__(self, size, padding=0):
         if not (isinstance(size, int) and isinstance(padding, int) and size >= 1 and padding >= 0):
@@ -35,6 +38,14 @@ class RandomCrop:
                 f"{image_shape[0]}×{image_shape[1]} pixels; use a smaller size or more padding"
             )
         return rng.integers(0, room, (batch_size, 2), dtype="int32", endpoint=True)
+
+    def result_shape(self, shape):
+        return self.size, self.size
+
+    def origin(self, drawn, shape):
+        corners = ops.cast(ops.convert_to_tensor(drawn), "float32")
+        down, right = (corners[:, axis] - self.padding + (self.size - shape[axis]) / 2 for axis in (0, 1))
+        return Origin(x=right, y=down)
 
     def apply(self, images, labels, drawn):
         """Images (batch, size, size, channels) of the dtype given, and the labels as they are."""

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from kcifar.errors import InputError
+from kcifar.augment.parameters import expect_alpha, expect_one_hot, expect_probability
 
 
 class MixUp:
@@ -19,14 +19,14 @@ class MixUp:
         probability: that a batch is mixed at all, in [0, 1]; 0 leaves every batch as it is.
 
     Raises:
-        InputError: α or the probability outside its range.
+        InputError: α or the probability outside its range, or (when applied) labels that are not one-hot.
     """
 
+    mixes = True
+
     def __init__(self, alpha, probability=1.0):
-        if not (0 <= alpha < np.inf and 0 <= probability <= 1):
-            raise InputError(
-                f"MixUp(alpha={alpha}, probability={probability}): expected alpha ≥ 0 and a probability from 0 to 1"
-            )
+        expect_alpha("MixUp", "alpha", alpha)
+        expect_probability("MixUp", probability)
         self.alpha = alpha
         self.probability = probability
 
@@ -41,12 +41,14 @@ class MixUp:
 
     def apply(self, images, labels, drawn):
         """Images and labels as float32, of the shapes given; both as they are where `drawn` is None."""
+        expect_one_hot("MixUp", images, labels)
         if drawn is None:
             return images, labels
-        blend, partner = ops.convert_to_tensor(drawn[0]), ops.convert_to_tensor(drawn[1])
-        return _mix(images, blend, partner), _mix(labels, blend, partner)
+        blend, partner = drawn
+        return mixed(images, blend, partner), mixed(labels, blend, partner)
 
 
-def _mix(values, blend, partner):
-    values = ops.cast(values, "float32")
-    return blend * values + (1 - blend) * ops.take(values, partner, axis=0)
+def mixed(values, share, partner):
+    """share·values + (1 − share)·values[partner], float32; `share` a number or an array that fits."""
+    values, share = ops.cast(values, "float32"), ops.convert_to_tensor(share)
+    return share * values + (1 - share) * ops.take(values, ops.convert_to_tensor(partner), axis=0)

@@ -18,6 +18,7 @@ _FUNCTIONS = [
     "pass_state",
     "peak_device_bytes",
     "prepares_ahead",
+    "resampled",
     "switch",
     "train_step",
     "update_adam",

@@ -3,6 +3,7 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 from keras.src.backend.common.stateless_scope import get_stateless_scope
@@ -114,6 +115,36 @@ def train_step(model, gradients_and_figures, state, data):
 def known_values(tensor):
     """A tensor's values as a NumPy array; None where it has none yet, because a step is only being compiled."""
     return None if isinstance(tensor, jax.core.Tracer) else np.asarray(tensor, np.float32)
+
+
+def resampled(images, origin, shape):
+    """Images of (height, width) `shape`, float32, where each pixel is taken from a place of the images given.
+
+    Bilinear between the four nearest pixels, at the sides between those that there are; 0 outside the images, half a
+    pixel beyond the middles of the outermost ones.
+
+    Args:
+        images: (batch, height, width, channels), any number type.
+        origin: six numbers or arrays (batch,), as `kcifar.augment.geometric.Origin`.
+    """
+    height, width = images.shape[1:3]
+    rows, columns = (jnp.arange(side) - (side - 1) / 2 for side in shape)
+    xx, xy, x, yx, yy, y = (jnp.asarray(part, "float32").reshape(-1, 1, 1) for part in origin)
+    x = xx * columns + xy * rows[:, None] + (x + (width - 1) / 2)
+    y = yx * columns + yy * rows[:, None] + (y + (height - 1) / 2)
+    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+    left, top = jnp.floor(x), jnp.floor(y)
+    batch = jnp.arange(len(images))[:, None, None]
+
+    def pixels(y, x):
+        y, x = jnp.clip(y, 0, height - 1).astype(int), jnp.clip(x, 0, width - 1).astype(int)
+        return images.at[batch, y, x].get(mode="promise_in_bounds").astype("float32")
+
+    def between(y):
+        return pixels(y, left) + (x - left)[..., None] * (pixels(y, left + 1) - pixels(y, left))
+
+    found = between(top) + (y - top)[..., None] * (between(top + 1) - between(top))
+    return jnp.where(inside[..., None], found, 0)
 
 
 def switch(index, branches, operand):

@@ -28,9 +28,11 @@ class Batches(keras.utils.PyDataset):
     Attributes:
         epoch: the epoch that the next batch belongs to, counted from 0. Goes up by one when an epoch has been
             served to its last batch; set it to continue a run elsewhere.
+        image_shape: (height, width, channels) of an image behind the transforms.
 
     Raises:
-        InputError: a batch size below 1 or above the number of images, or a transform that does not fit the images.
+        InputError: a batch size below 1 or above the number of images, a transform that does not fit the images, or
+            two that mix them.
     """
 
     def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False):
@@ -39,16 +41,24 @@ class Batches(keras.utils.PyDataset):
             raise InputError(
                 f"batch_size is {batch_size!r}, but there are {len(split)} images; expected an integer from 1 to that"
             )
+        transforms = tuple(transforms)
+        mixing = [type(transform).__name__ for transform in transforms if getattr(transform, "mixes", False)]
+        if len(mixing) > 1:
+            raise InputError(
+                f"{' and '.join(mixing)} both mix images and labels: keep one of them, or take MixUpOrCutMix, which "
+                "draws one of the two for each batch"
+            )
         self.split = split
         self.batch_size = batch_size
-        self.transforms = tuple(transforms)
+        self.transforms = transforms
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.epoch = 0
         self._one_hot = np.eye(split.classes, dtype="float32")
-        self._shapes = self._shapes_around_each()
-        self._apply = backend.compiled(self._apply_each)
+        self._steps, self.image_shape = self._steps_and_image_shape()
+        compiles = all(getattr(transform, "compiles", True) for transform in transforms)
+        self._apply = backend.compiled(self._apply_each) if compiles else self._apply_each
         self._order = None, None
         self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() else None
         self._ahead = None, None  # (epoch, step) and the batch that the thread prepares
@@ -78,32 +88,27 @@ class Batches(keras.utils.PyDataset):
         images = ops.convert_to_tensor(self.split.images[chosen])
         labels = ops.convert_to_tensor(self._one_hot[self.split.labels[chosen]])
         rng = chance.generator(self.seed, chance.TRANSFORMS, epoch, step)
-        drawn = [
-            transform.draw(rng, len(chosen), shape)
-            for transform, shape in zip(self.transforms, self._shapes[:-1], strict=True)
-        ]
+        drawn = [transform.draw(rng, len(chosen), shape) for transform, shape in self._steps]
         return self._apply(images, labels, drawn)
 
     def _apply_each(self, images, labels, drawn):
-        for transform, of_transform in zip(self.transforms, drawn, strict=True):
+        for (transform, _), of_transform in zip(self._steps, drawn, strict=True):
             images, labels = transform.apply(images, labels, of_transform)
         return images, labels
 
-    @property
-    def image_shape(self):
-        """(height, width, channels) of an image behind the transforms."""
-        return self._shapes[-1] if self._shapes else self.split.images.shape[1:]
-
-    def _shapes_around_each(self):
-        """The shape of an image before each transform and behind the last, found on the first one."""
-        if not self.transforms:
-            return []
+    def _steps_and_image_shape(self):
+        """The transforms, neighbours joined where they can be, each with the shape of the images that it takes; and
+        the shape behind the last. Found on the first image."""
         images, labels = ops.convert_to_tensor(self.split.images[:1]), ops.convert_to_tensor(self._one_hot[:1])
-        rng, shapes = chance.generator(self.seed, chance.TRANSFORMS), [tuple(images.shape[1:])]
+        rng, steps = chance.generator(self.seed, chance.TRANSFORMS), []
         for transform in self.transforms:
-            images, labels = transform.apply(images, labels, transform.draw(rng, 1, shapes[-1]))
-            shapes.append(tuple(images.shape[1:]))
-        return shapes
+            shape = tuple(images.shape[1:])
+            images, labels = transform.apply(images, labels, transform.draw(rng, 1, shape))
+            if steps and (joined := _joined(steps[-1], transform)):
+                steps[-1] = joined, steps[-1][1]
+            else:
+                steps.append((transform, shape))
+        return steps, tuple(images.shape[1:])
 
     def on_epoch_end(self):
         # Keras calls this also after a look at the first batch, before the first epoch.
@@ -119,3 +124,9 @@ class Batches(keras.utils.PyDataset):
             order = chance.generator(self.seed, chance.ORDER, epoch).permutation(len(self.split))
             self._order = epoch, order
         return order
+
+
+def _joined(step, following):
+    """The transform that does a (transform, shape) and the following one at once; None where there is none."""
+    transform, shape = step
+    return transform.joined(following, shape[:2]) if hasattr(transform, "joined") else None

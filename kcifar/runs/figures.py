@@ -80,6 +80,32 @@ def predictions(path, split, probabilities, class_names, count=16):
     _save(figure, path)
 
 
+def transforms(path, split, draws, class_names):
+    """Images of a split, a row each, and beside each what transforms made of it, with its label.
+
+    Args:
+        draws: (images, labels) for each column: values 0–255, and one-hot or mixed rows.
+    """
+    figure = Figure((1.3 * (len(draws) + 1), 1.6 * len(split)), layout="constrained")
+    axes = figure.subplots(len(split), len(draws) + 1, squeeze=False)
+    one_hot = np.eye(split.classes)[split.labels]
+    for column, (images, labels) in enumerate([(split.images, one_hot), *draws]):
+        axes[0, column].set_title("image" if column == 0 else f"epoch {column}", fontsize=9)
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+            axes[row, column].imshow(np.clip(np.round(image), 0, 255).astype("uint8"))
+            axes[row, column].set(xticks=[], yticks=[])
+            axes[row, column].set_xlabel(_label(label, class_names), fontsize=7)
+    _save(figure, path)
+
+
+def _label(shares, class_names):
+    """The classes of a label and, where it is mixed, their shares."""
+    places = [place for place in np.argsort(-shares, kind="stable") if shares[place] >= 0.005]
+    if len(places) == 1:
+        return class_names[places[0]]
+    return "\n".join(f"{shares[place]:.0%} {class_names[place]}" for place in places[:2])
+
+
 def _axes(xlabel, ylabel, size=(7, 4)):
     figure = Figure(size, layout="constrained")
     axes = figure.subplots()

@@ -52,7 +52,7 @@ def create(path, recipe, source, dataset):
     """Makes the folder of a new run, with `recipe.py`, `recipe.json` and `environment.json`.
 
     Args:
-        path: of a folder that is empty or does not exist.
+        path: of a folder that `make` takes.
         recipe: resolved.
         source: text of the recipe file.
         dataset: the `kcifar.data.Dataset` that it trains on.
@@ -60,17 +60,27 @@ def create(path, recipe, source, dataset):
     Raises:
         InputError: there is something at `path`, or nothing can be written there.
     """
-    run = RunFolder(path)
     try:
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            kind = "a run: go on with --resume, or" if run.recipe_json.exists() else "no empty folder:"
-            raise InputError(f"'{path}' is already there and {kind} choose another --out")
-        run.path.mkdir(parents=True, exist_ok=True)
+        run = make(path)
         write_text(run.recipe_source, source)
         write_text(run.recipe_json, recipe.to_json())
         write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})
     except OSError as error:
         raise InputError(f"cannot write the run to '{path}': {error.strerror or error}; choose another --out") from None
+    return run
+
+
+def make(path):
+    """The folder of a run that is to come; there may be the picture of its transforms in it.
+
+    Raises:
+        InputError: there is something else at `path`.
+    """
+    run = RunFolder(path)
+    if run.path.exists() and (not run.path.is_dir() or set(run.path.iterdir()) - {run.figure("transforms")}):
+        kind = "a run: go on with --resume, or" if run.recipe_json.exists() else "no empty folder:"
+        raise InputError(f"'{path}' is already there and {kind} choose another --out")
+    run.path.mkdir(parents=True, exist_ok=True)
     return run
 
 

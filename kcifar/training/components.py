@@ -131,8 +131,9 @@ def _make(kind, known, component, **derived):
     maker = known[component.name]
     signature = inspect.signature(maker)
     names = [name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD and name not in derived]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for argument in component.arguments:
-        if argument not in names:
+        if argument not in names and not takes_any:
             raise InputError(f"{component.name} has no argument '{argument}'; {nearest(argument, names)}")
     for name in names:
         if name not in component.arguments and signature.parameters[name].default is inspect.Parameter.empty:

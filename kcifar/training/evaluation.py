@@ -4,9 +4,10 @@ import dataclasses
 
 import keras
 import numpy as np
+from keras import ops
 
 from kcifar import backend
-from kcifar.errors import InputError
+from kcifar.errors import InputError, nearest
 from kcifar.training.part import evaluation_batches
 
 
@@ -29,13 +30,54 @@ class Evaluation:
     probabilities: np.ndarray
 
 
-def evaluate(model, split):
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """Images as test-time augmentation shows them: moved down and right by `shift` pixels, with the pixels at the sides
+    reflected into what comes free, and then mirrored. A transform that draws nothing."""
+
+    mirrored: bool = False
+    shift: int = 0
+
+    def draw(self, rng, batch_size, image_shape):
+        return None
+
+    def apply(self, images, labels, drawn):
+        if self.shift:
+            room = abs(self.shift)
+            padded = ops.pad(images, ((0, 0), (room, room), (room, room), (0, 0)), "reflect")
+            first, (height, width) = room - self.shift, images.shape[1:3]
+            images = padded[:, first : first + height, first : first + width]
+        return (ops.flip(images, axis=2) if self.mirrored else images), labels
+
+
+def _both(shift):
+    return _View(False, shift), _View(True, shift)
+
+
+# Views and their shares in the mean of the logits, as airbench94's (Jordan 2024, arXiv 2404.00498, its program).
+TEST_TIME_AUGMENTATIONS = {
+    "none": {_View(): 1.0},
+    "flip": dict.fromkeys(_both(0), 1 / 2),
+    "flip+shift": dict.fromkeys(_both(0), 1 / 4) | dict.fromkeys(_both(1) + _both(-1), 1 / 8),
+}
+
+
+def evaluate(model, split, tta="none"):
     """Evaluates a model that takes raw images and gives logits on every image of a split.
 
+    Args:
+        tta: test-time augmentation, for which the logits are a mean: "flip", over each image and its mirror image;
+            "flip+shift", half of that, and half over both moved by a pixel down and right, and up and left.
+
     Raises:
-        InputError: the model gives another number of classes than the split has.
+        InputError: the model gives another number of classes than the split has, or an unknown `tta`.
     """
-    logits = np.asarray(model.predict(evaluation_batches(model, split), verbose=0), np.float64)
+    if tta not in TEST_TIME_AUGMENTATIONS:
+        raise InputError(f"the test-time augmentation is '{tta}'; {nearest(tta, TEST_TIME_AUGMENTATIONS)}")
+    logits = sum(
+        share * np.asarray(model.predict(evaluation_batches(model, split, [view]), verbose=0), np.float64)
+        for view, share in TEST_TIME_AUGMENTATIONS[tta].items()
+    )
     if logits.shape != (len(split), split.classes):
         raise InputError(
             f"the model gives {logits.shape[-1]} classes, the data has {split.classes}: not of this data set"

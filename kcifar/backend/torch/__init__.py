@@ -8,6 +8,7 @@ from kcifar.backend.torch.device import (
 )
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
 from kcifar.backend.torch.graph import use_native_kernels
+from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.step import use_native_step
 from kcifar.backend.torch.updates import update_adam, update_sgd
@@ -25,6 +26,7 @@ __all__ = [
     "pass_state",
     "peak_device_bytes",
     "prepares_ahead",
+    "resampled",
     "switch",
     "train_step",
     "update_adam",

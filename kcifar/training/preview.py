@@ -1,0 +1,27 @@
+"""A picture of what a recipe's transforms make of the images."""
+
+import keras
+
+from kcifar import data
+from kcifar.data import Batches
+from kcifar.runs import figures
+from kcifar.training import components
+
+_IMAGES, _DRAWS = 8, 8
+
+
+def draw_transforms(planned, path):
+    """Writes a picture of the first training images, and of what a network sees of them in the first epochs.
+
+    Args:
+        planned: what `kcifar.training.plan` made of the recipe.
+        path: of a PNG file.
+    """
+    recipe, train = planned.recipe, planned.dataset.train
+    few = data.Split(train.images[:_IMAGES], train.labels[:_IMAGES], train.classes)
+    transforms = [components.transform(component) for component in recipe.transforms]
+    batches = Batches(few, len(few), transforms, recipe.seed, shuffle=False)
+    draws = []
+    for batches.epoch in range(_DRAWS):
+        draws.append(tuple(map(keras.ops.convert_to_numpy, batches[0])))
+    figures.transforms(path, few, draws, planned.dataset.class_names)

@@ -58,8 +58,9 @@ def test_a_layer_follows_from_the_seed_alone(name):
 
 @needs_keras_cv
 def test_both_backends_see_the_same_bytes():
-    found = hashlib.sha256(applied(KerasCV("RandomColorJitter", **JITTER), 5)[0].tobytes()).hexdigest()
-    assert found[:16] == "HASH"
+    """Of a layer that draws by TensorFlow's generators, as most do, and only covers pixels: nothing is rounded."""
+    found = hashlib.sha256(applied(KerasCV("RandomCutout", **LAYERS["RandomCutout"]), 5)[0].tobytes()).hexdigest()
+    assert found[:16] == "79785cca84058122"  # on torch and on JAX
 
 
 @needs_keras_cv

@@ -124,6 +124,14 @@ def test_evaluate_prints_accuracy_loss_and_every_class(run, capsys):
     assert len([line for line in printed.splitlines() if line.endswith("%")]) == 11
 
 
+def test_evaluate_with_test_time_augmentation_says_so(run, capsys):
+    assert evaluate([str(run), "--tta", "flip"]) == 0
+    assert "small.npz, test-time augmentation flip\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        evaluate([str(run), "--tta", "flop"])
+    assert "invalid choice: 'flop'" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train([str(RECIPES / "mixup.py"), "--data", str(small), "--dry-run"]) == 0

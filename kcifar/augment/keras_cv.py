@@ -18,8 +18,9 @@ class KerasCV:
     """One of KerasCV's preprocessing layers, for instance KerasCV("RandAugment", magnitude=0.3).
 
     It runs on the host, in TensorFlow, whose generators and those of the layer, made anew for each batch, are seeded by
-    what is drawn: the same bytes on every backend, and in a run that was resumed. Many of the layers go from image to
-    image: RandAugment makes some 30 a second, `kcifar.augment.RandAugment` some thousands.
+    what is drawn: a step gives the same bytes each time, in a run that was resumed too. torch and JAX see the same
+    where the layer draws by TensorFlow's generators, as most do; RandomColorJitter draws by Keras's. Many layers go
+    from image to image: RandAugment makes some 30 a second, `kcifar.augment.RandAugment` some thousands.
 
     Args:
         layer: its name in `keras_cv.layers`.

@@ -333,7 +333,7 @@ class Variant:
             return {}
         from kcifar.commands import HUGE_PAGES
 
-        huge_pages = HUGE_PAGES if self.backend == "jax" and self.train.func is kcifar_train else {}
+        huge_pages = HUGE_PAGES if self.backend == "jax" and self.train.func in (kcifar_train, transforms) else {}
         return {"KERAS_BACKEND": self.backend, **huge_pages}
 
 

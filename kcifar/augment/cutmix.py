@@ -10,8 +10,8 @@ class CutMix:
     """Puts a box of a partner into each image, and mixes the labels by area: ỹ = λy + (1−λ)y[π].
 
     One λ ~ Beta(α, α), one box and one permutation π for the whole batch (Yun et al. 2019, arXiv 1905.04899, and its
-    program clovaai/CutMix-PyTorch): the box has √(1−λ) of the image's height and width, rounded down, and its middle is
-    a pixel drawn uniformly; it is cut off at the image's sides, and λ becomes the share that is left of the image.
+    program clovaai/CutMix-PyTorch): the box has √(1−λ) of the image's height and width, rounded down to even numbers,
+    around a pixel drawn uniformly; it is cut off at the image's sides, and λ becomes the share that is left of it.
 
     Args:
         alpha: α ≥ 0 of the Beta distribution; 0 leaves every batch as it is.
@@ -68,7 +68,7 @@ class MixUpOrCutMix(CutMix):
 
     def draw(self, rng, batch_size, image_shape):
         """As CutMix; where it is MixUp, its λ for every pixel."""
-        if rng.random() < self.cutmix_probability:
+        if self.probability == 0 or rng.random() < self.cutmix_probability:
             return super().draw(rng, batch_size, image_shape)
         blend, partner = self.mixup.draw(rng, batch_size, image_shape)
         return np.full((*image_shape[:2], 1), blend), blend, partner
@@ -76,6 +76,5 @@ class MixUpOrCutMix(CutMix):
 
 def _cut(rng, side, share):
     """The slice of a side that is cut out, around a uniform pixel."""
-    length = int(side * share)
-    first = rng.integers(side) - length // 2
-    return slice(max(first, 0), min(first + length, side))
+    half, middle = int(side * share) // 2, rng.integers(side)
+    return slice(max(middle - half, 0), min(middle + half, side))

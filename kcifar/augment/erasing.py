@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from kcifar.augment.parameters import chosen, expect_probability, is_number, is_pair
+from kcifar.augment.parameters import chosen, expect_probability, is_number, is_pair, is_whole
 from kcifar.errors import InputError
 
 
@@ -23,7 +23,7 @@ class Cutout:
     """
 
     def __init__(self, size, fill=0, probability=1.0):
-        if not isinstance(size, int) or size < 1:
+        if not is_whole(size) or size < 1:
             raise InputError(f"Cutout(size={size!r}): expected whole pixels, at least 1")
         _expect_fill("Cutout", fill)
         expect_probability("Cutout", probability)
@@ -68,7 +68,7 @@ class RandomErasing:
             raise InputError(f"RandomErasing(scale={scale!r}): expected two shares of the area in order, from 0 to 1")
         if not (is_pair(ratio) and 0 < ratio[0] <= ratio[1]):
             raise InputError(f"RandomErasing(ratio={ratio!r}): expected two numbers above 0, in order")
-        if fill != "random":
+        if not (isinstance(fill, str) and fill == "random"):
             _expect_fill("RandomErasing", fill)
         self.probability = probability
         self.scale = scale
@@ -95,7 +95,7 @@ class RandomErasing:
         return _covered(images, first, box, fill), labels
 
     def _drawn_fill(self, rng, batch_size, image_shape):
-        if self.fill == "random":
+        if isinstance(self.fill, str):
             return rng.integers(0, 256, (batch_size, *image_shape), dtype="uint8")
         _expect_channels("RandomErasing", self.fill, image_shape)
         return np.asarray(self.fill, "float32")

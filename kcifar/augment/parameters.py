@@ -51,3 +51,8 @@ def chosen(rng, probability, batch_size):
 def is_number(value):
     """Whether it is one, and finite."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def is_whole(value):
+    """Whether it is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)

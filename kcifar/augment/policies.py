@@ -1,4 +1,9 @@
-"""RandAugment and TrivialAugment: random operations of a fixed list, as Pillow computes them."""
+"""RandAugment and TrivialAugment: random operations of a fixed list, as Pillow computes them.
+
+With two departures: what moves pixels does so by bilinear interpolation, rounded to the nearest whole number, where
+torchvision takes the nearest pixel; AutoContrast is exact, where Pillow's floating-point product may fall short of a
+whole number by its last digit and lose 1.
+"""
 
 import math
 
@@ -7,6 +12,7 @@ from keras import ops
 
 from kcifar import backend
 from kcifar.augment.geometric import Origin
+from kcifar.augment.parameters import is_whole
 from kcifar.errors import InputError
 
 _BINS = 31  # of magnitude, as in both programs
@@ -45,7 +51,7 @@ class _Policy:
 
     def apply(self, images, labels, drawn):
         """Images of the shape and dtype given, in whole numbers, and the labels as they are."""
-        dtype, images = images.dtype, ops.round(ops.cast(images, "float32"))
+        dtype, images = images.dtype, ops.clip(ops.round(ops.cast(images, "float32")), 0, 255)
         chosen, amounts = map(ops.convert_to_tensor, drawn)
         for place in range(self.operations):
             images = _operated(images, chosen[place], amounts[place])
@@ -56,7 +62,7 @@ class RandAugment(_Policy):
     """Applies random operations, all of the same magnitude, to each image one after another.
 
     Cubuk et al. 2020, arXiv 1909.13719, as torchvision.transforms.RandAugment: each is drawn uniformly from
-    `OPERATIONS`, the sign of its amount by a coin. Departure: what moves pixels does so by bilinear interpolation.
+    `OPERATIONS`, the sign of its amount by a coin. Departures: the module names them.
 
     Args:
         operations: how many for each image, `num_ops` there.
@@ -67,9 +73,9 @@ class RandAugment(_Policy):
     """
 
     def __init__(self, operations=2, magnitude=9):
-        if not isinstance(operations, int) or operations < 1:
+        if not is_whole(operations) or operations < 1:
             raise InputError(f"RandAugment(operations={operations!r}): expected a whole number, at least 1")
-        if not isinstance(magnitude, int) or not 0 <= magnitude < _BINS:
+        if not is_whole(magnitude) or not 0 <= magnitude < _BINS:
             raise InputError(f"RandAugment(magnitude={magnitude!r}): expected a whole number from 0 to {_BINS - 1}")
         self.operations = operations
         self.magnitude = magnitude
@@ -86,8 +92,7 @@ class TrivialAugment(_Policy):
     """Applies one random operation of a random magnitude to each image.
 
     Müller & Hutter 2021, arXiv 2103.10158, as torchvision.transforms.TrivialAugmentWide: the operation and one of 31
-    magnitudes are uniform, the sign of its amount a coin. Departure: what moves pixels does so by bilinear
-    interpolation.
+    magnitudes are uniform, the sign of its amount a coin. Departures: the module names them.
 
     Raises:
         InputError: (when drawing) images that are not RGB.

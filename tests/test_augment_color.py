@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kcifar import InputError, backend
-from kcifar.augment import ColorJitter, Cutout
+from kcifar import InputError, backend, chance
+from kcifar.augment import CenterCrop, ColorJitter, Cutout, RandomCrop, RandomRotation, Resize
+from kcifar.augment.geometric import Joined
 from kcifar.data import Batches, Split
 
 SHAPE = (6, 7, 3)
@@ -116,6 +117,61 @@ def test_amounts_are_uniform_in_torchvisions_ranges():
         assert low <= quarters[0] <= quarters[-1] <= high
 
 
+def test_images_that_are_not_chosen_get_amounts_that_change_nothing():
+    jitter = ColorJitter(brightness=0.2, hue=0.1, probability=0.3)
+    amounts, _ = jitter.draw(np.random.default_rng(0), 20_000, SHAPE)
+    alone = (amounts == np.float32([[1], [0]])).all(axis=0)
+    assert ((amounts != np.float32([[1], [0]])).all(axis=0) == ~alone).all()
+    assert alone.mean() == pytest.approx(0.7, abs=0.02)  # six standard deviations
+    assert not ColorJitter(brightness=0.2, probability=0.0).draw(np.random.default_rng(0), 9, SHAPE)[0].mean() - 1
+
+
+def test_colours_at_the_corners_of_the_hues_circle_and_greys_turn_as_in_colorsys():
+    """Where two channels are equal, the circle's corners, no comparison may go wrong."""
+    levels = (0, 128, 255)
+    corners = np.array([(r, g, b) for r in levels for g in levels for b in levels], np.uint8)
+    for turn in (-0.5, -1 / 3, -0.1, 0, 1 / 6, 0.25, 0.5):
+        changed = alone(np.broadcast_to(corners, (1, 1, 27, 3)).copy(), turn, hue=0.5)[0, 0]
+        for pixel, found in zip(corners / 255, changed, strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+            expected = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
+            np.testing.assert_allclose(found, 255 * np.array(expected), atol=ROUNDING)
+
+
+def test_behind_an_enlargement_it_is_done_before_it_and_draws_the_same():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    enlarge, jitter = [Resize(48), RandomCrop(40), RandomRotation(10)], ColorJitter(0.2, 0.2, 0.2, 0.1)
+    batches = Batches(Split(pixels, np.arange(4), 4), 4, [*enlarge, jitter], seed=3, shuffle=False)
+    rng = chance.generator(3, chance.TRANSFORMS, 0, 0)
+    drawn, shape = [], (32, 32, 3)
+    for transform in (*enlarge, jitter):
+        drawn.append(transform.draw(rng, 4, shape))
+        shape = (*(transform.result_shape(shape[:2]) if transform is not jitter else shape[:2]), 3)
+    labels = ops.convert_to_tensor(np.eye(4, dtype="float32"))
+    expected, _ = jitter.apply(ops.convert_to_tensor(pixels), labels, drawn[-1])
+    expected, _ = Joined(enlarge).apply(expected, labels, drawn[:-1])
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, (batches[0][0], expected)), atol=ROUNDING)
+    # The other order differs by little, on smooth images.
+    smooth = ops.convert_to_tensor(np.repeat(np.linspace(60, 180, 32, dtype="float32"), 96).reshape(1, 32, 32, 3))
+    few = drawn[-1][0][:, :1], drawn[-1][1]
+    first = [part[:1] if part is not None else None for part in drawn[:-1]]
+    before = Joined(enlarge).apply(jitter.apply(smooth, labels[:1], few)[0], labels[:1], first)[0]
+    behind = jitter.apply(Joined(enlarge).apply(smooth, labels[:1], first)[0], labels[:1], few)[0]
+    assert np.abs(ops.convert_to_numpy(before - behind)).mean() < 3
+
+
+@pytest.mark.parametrize("transforms", [[RandomRotation(10)], [Resize(32)], [Resize(16)], [CenterCrop(24)]])
+def test_where_nothing_is_enlarged_the_order_stays(transforms):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    jitter = ColorJitter(0.2, 0.2, 0.2, 0.1)
+    batches = Batches(Split(pixels, np.arange(4), 4), 4, [*transforms, jitter], seed=3, shuffle=False)
+    rng = chance.generator(3, chance.TRANSFORMS, 0, 0)
+    images, labels = ops.convert_to_tensor(pixels), ops.convert_to_tensor(np.eye(4, dtype="float32"))
+    for transform in (*transforms, jitter):
+        images, labels = transform.apply(images, labels, transform.draw(rng, 4, tuple(images.shape[1:])))
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, (batches[0][0], images)), atol=ROUNDING)
+
+
 def test_every_order_is_drawn():
     jitter, rng = ColorJitter(0.1, 0.1, 0.1, 0.1), np.random.default_rng(0)
     orders = {tuple(jitter.draw(rng, 1, SHAPE)[1]) for _ in range(400)}
@@ -172,6 +228,7 @@ def test_batches_with_all_of_them():
         (lambda: ColorJitter(contrast=np.nan), "contrast=nan"),
         (lambda: ColorJitter(saturation=np.inf), "saturation=inf"),
         (lambda: ColorJitter(hue=0.51), "at most 0.5"),
+        (lambda: ColorJitter(0.1, probability=1.1), "probability=1.1"),
         (lambda: Cutout(0), "size=0"),
         (lambda: Cutout(2.5), "size=2.5"),
         (lambda: Cutout(2, fill=256), "fill=256"),

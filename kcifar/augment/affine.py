@@ -63,10 +63,8 @@ class RandomAffine(Geometric):
             raise InputError(f"RandomAffine(translate={translate!r}): expected two shares of the size, from 0 to 1")
         if not (is_pair(scale) and 0 < scale[0] <= scale[1]):
             raise InputError(f"RandomAffine(scale={scale!r}): expected two factors above 0, in order")
-        both = isinstance(shear, (list, tuple)) and len(shear) == 4
         self.translate, self.scale = translate, scale
-        self.shear_x = _leaning(shear[:2] if both else shear)
-        self.shear_y = _leaning(shear[2:] if both else 0)
+        self.shear_x, self.shear_y = _shears(shear)
         self.probability = probability
         expect_probability("RandomAffine", probability)
 
@@ -107,8 +105,15 @@ def affine_origin(degrees, right, down, factor, shear_x, shear_y):
     return Origin(xx, xy, -(xx * right + xy * down), yx, yy, -(yx * right + yy * down))
 
 
-def _leaning(degrees):
-    bounds = interval("RandomAffine", "shear", degrees)
-    if max(map(abs, bounds)) >= 90:
-        raise InputError(f"RandomAffine(shear={degrees!r}): expected less than 90 degrees")
-    return bounds
+def _shears(shear):
+    """The bounds in degrees of both shears."""
+    both = isinstance(shear, (list, tuple)) and len(shear) == 4
+    try:
+        found = [interval("RandomAffine", "shear", part) for part in ((shear[:2], shear[2:]) if both else (shear, 0))]
+    except InputError:
+        found = [(-90, 90)]
+    if np.abs(found).max() >= 90:
+        raise InputError(
+            f"RandomAffine(shear={shear!r}): expected degrees below 90, a number ≥ 0, or two or four in order"
+        )
+    return found

@@ -34,7 +34,8 @@ class Origin(typing.NamedTuple):
 class Geometric:
     """A transform that moves pixels: its method `origin(drawn, shape)` gives the `Origin` of images of (height, width).
 
-    What comes from outside the image is black.
+    What comes from outside the image is black. `origin` alone counts where it is joined with others: a subclass that
+    changes `apply` has to give None for `joined`.
 
     Attributes:
         interpolates: whether pixels come from between others.

@@ -30,7 +30,7 @@ class KerasCV:
         InputError: KerasCV or TensorFlow is not installed (kcifar's extra `cv`), or an unknown layer or argument.
     """
 
-    compiles = False
+    on_host = True
 
     def __init__(self, layer, **arguments):
         known = _layers()

@@ -57,8 +57,7 @@ class Batches(keras.utils.PyDataset):
         self.epoch = 0
         self._one_hot = np.eye(split.classes, dtype="float32")
         self._steps, self.image_shape = self._steps_and_image_shape()
-        compiles = all(getattr(transform, "compiles", True) for transform in transforms)
-        self._apply = backend.compiled(self._apply_each) if compiles else self._apply_each
+        self._apply = self._apply_each if any(map(_on_host, transforms)) else backend.compiled(self._apply_each)
         self._order = None, None
         self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() else None
         self._ahead = None, None  # (epoch, step) and the batch that the thread prepares
@@ -103,7 +102,8 @@ class Batches(keras.utils.PyDataset):
         rng, steps = chance.generator(self.seed, chance.TRANSFORMS), []
         for transform in self.transforms:
             shape = tuple(images.shape[1:])
-            images, labels = transform.apply(images, labels, transform.draw(rng, 1, shape))
+            apply = transform.apply if _on_host(transform) else backend.compiled(transform.apply)
+            images, labels = apply(images, labels, transform.draw(rng, 1, shape))
             if steps and (joined := _joined(steps[-1], transform)):
                 steps[-1] = joined, steps[-1][1]
             else:
@@ -124,6 +124,11 @@ class Batches(keras.utils.PyDataset):
             order = chance.generator(self.seed, chance.ORDER, epoch).permutation(len(self.split))
             self._order = epoch, order
         return order
+
+
+def _on_host(transform):
+    """Whether it does not run on the device alone, and cannot be compiled."""
+    return getattr(transform, "on_host", False)
 
 
 def _joined(step, following):

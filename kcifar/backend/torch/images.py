@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-_PIXELS_AT_ONCE = 800_000  # of a result: more leave the cache, and are a third slower on a CPU
+_PIXELS_AT_ONCE = 800_000  # of a result, on a CPU: more leave the cache, and are a third slower
 
 
 def resampled(images, origin, shape):
@@ -24,7 +24,7 @@ def resampled(images, origin, shape):
         for parts, side in ((origin[:3], width), (origin[3:], height))
     )
     found = images.new_empty(batch, channels, *shape)
-    at_once = max(1, _PIXELS_AT_ONCE // (shape[0] * shape[1]))
+    at_once = batch if images.is_cuda else max(1, _PIXELS_AT_ONCE // (shape[0] * shape[1]))
     for first in range(0, batch, at_once):
         few = slice(first, first + at_once)
         grid = _grid([part[few] for part in x_parts], [part[few] for part in y_parts], shape)
@@ -35,7 +35,9 @@ def resampled(images, origin, shape):
 
 
 def _column(part, batch, device):
-    return torch.as_tensor(part, dtype=torch.float32, device=device).reshape(-1, 1, 1).expand(batch, 1, 1)
+    if not isinstance(part, torch.Tensor):
+        part = torch.full((1,), part, dtype=torch.float32, device=device)  # which waits for no copy
+    return part.reshape(-1, 1, 1).expand(batch, 1, 1)
 
 
 def _grid(x_parts, y_parts, shape):

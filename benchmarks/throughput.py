@@ -46,8 +46,8 @@ variants, of report B's net at batches of 32 and 512 where no net is named:
                                      recipes/transfer_resnet18.py whole, from new weights; -memory; -bf16
   resnet20-sgd-torch resnet20-sgd-jax  recipes/sgd_resnet20.py whole; sam, asam; sgd-ema with an average of the weights
   crop-flip-kcifar-torch and others  transforms alone, without a net: chains crop-flip, rotation-jitter and randaugment
-                                     at a batch of 512, 224 and 224-jitter-first at 128; pillow (2 workers), keras
-                                     (its layers, on torch), kcifar-torch, kcifar-jax
+                                     (for --batch-size 512), 224 and 224-jitter-first (128); pillow (2 workers), keras
+                                     (its layers, on torch), kcifar-torch, kcifar-jax; in no default
   <net>-keras <net>-kcifar           nets of keras.applications on 64x64 images at a batch of 64: stock, accelerated
 
 exit code: 0; 1 if a variant failed; 2 for wrong arguments; 130 for Ctrl-C

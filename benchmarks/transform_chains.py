@@ -160,7 +160,7 @@ def keras_layers(images, labels, batch_size, clock, chain):
         clock.tick(lambda batch=batch: float(batch[0, 0, 0, 0]))
 
 
-def kcifar_batches(split, batch_size, clock, chain):
+def kcifar_batches(images, labels, batch_size, clock, chain):
     """What `kcifar.train` takes its batches from."""
     from kcifar import augment, backend, data
 
@@ -169,7 +169,7 @@ def kcifar_batches(split, batch_size, clock, chain):
 
         keep_freed_memory()  # as training does
     transforms = [getattr(augment, name)(**arguments) for name, arguments in CHAINS[chain]]
-    batches = data.Batches(split, batch_size, transforms, drop_last=True)
+    batches = data.Batches(data.Split(images, labels, 10), batch_size, transforms, drop_last=True)
     while True:
         for step in range(len(batches)):
             images, _ = batches[step]

@@ -309,12 +309,12 @@ def transforms(source, batch_size, clock, chain, by):
     """A chain of transforms alone: see transform_chains.py."""
     import transform_chains
 
-    if by == "kcifar":
-        from kcifar import data
-
-        transform_chains.kcifar_batches(data.load(source).train, batch_size, clock, chain)
-    run = {"pillow": transform_chains.pillow, "keras": transform_chains.keras_layers}[by]
-    run(*_training_images(source, batch_size), batch_size, clock, chain)
+    makers = {
+        "pillow": transform_chains.pillow,
+        "keras": transform_chains.keras_layers,
+        "kcifar": transform_chains.kcifar_batches,
+    }
+    makers[by](*_training_images(source, batch_size), batch_size, clock, chain)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,13 +412,7 @@ for _backend in ("torch", "jax"):
         f"resnet20-asam-{_backend}": _resnet20("asam", _backend, (_plain,)),
         f"resnet20-sgd-ema-{_backend}": _resnet20("sgd", _backend, (_plain,), _EMA),
     }
-for _chain, _batch_size in (
-    ("crop-flip", 512),
-    ("rotation-jitter", 512),
-    ("224", 128),
-    ("224-jitter-first", 128),
-    ("randaugment", 512),
-):
+for _chain in ("crop-flip", "rotation-jitter", "224", "224-jitter-first", "randaugment"):
     _pillow = f"{_chain}-pillow"
     if _chain != "randaugment":
         VARIANTS[_pillow] = Variant(partial(transforms, chain=_chain, by="pillow"), batch_sizes=())
@@ -427,8 +421,9 @@ for _chain, _batch_size in (
         ("kcifar-torch", "kcifar", "torch"),
         ("kcifar-jax", "kcifar", "jax"),
     ):
+        _versus = (_pillow,) if _pillow in VARIANTS else ()
         VARIANTS[f"{_chain}-{_name}"] = Variant(
-            partial(transforms, chain=_chain, by=_by), _backend, (_pillow,), batch_sizes=()
+            partial(transforms, chain=_chain, by=_by), _backend, _versus, batch_sizes=()
         )
 for _name in ("ResNet50", "DenseNet121", "MobileNetV2", "EfficientNetB0"):
     _train = partial(keras_fit, make_model=partial(_application, _name), side=64)

@@ -38,7 +38,7 @@ def _parser():
         "--tta",
         metavar="VIEWS",
         choices=_TTA,
-        help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6; a pixel to and fro)",
+        help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6, shifted by a pixel too)",
     )
     sharpness = parser.add_argument_group("sharpness of the minimum, by the recipe's loss on training images")
     sharpness.add_argument(

@@ -1,8 +1,8 @@
-"""ELU CNN with RandAugment by KerasCV, one of whose layers is a transform here.
+"""ELU CNN with KerasCV's RandAugment.
 
-Source: elu_cnn.py with crop and flip, and keras_cv.layers.RandAugment behind them. It needs the extra cv; KerasCV's
-layers go from image to image in TensorFlow, so it makes some 30 images a second: for thousands take kcifar's own,
-transforms='[RandomCrop(size=32, padding=4), RandomFlip(), RandAugment(operations=3, magnitude=9)]'.
+Source: elu_cnn.py, with keras_cv.layers.RandAugment behind crop and flip. It needs the extra cv (pip install -e
+'.[cv]') and patience: KerasCV goes from image to image in TensorFlow, some 30 a second, half an hour an epoch. kcifar's
+own makes thousands: transforms='[RandomCrop(size=32, padding=4), RandomFlip(), RandAugment(operations=3)]'.
 Command: python -m kcifar.train recipes/randaugment_kerascv.py
 Measured: not run to its end.
 """

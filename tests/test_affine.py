@@ -296,3 +296,16 @@ def test_what_is_refused(transform, name, value):
         transform(**{"degrees": 5, name: value})
     assert f"{name}={value!r}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("slope", [1, -1])
+def test_a_place_right_on_a_side_is_in_at_the_left_and_out_at_the_right_on_both_backends(slope):
+    """A shear by 45 degrees takes pixels from places right on the sides: where rounding decides, backends differ."""
+    images = np.full((1, 12, 12, 1), 200, np.uint8)
+    degrees = np.degrees(np.arctan(slope))
+    drawn = np.array([[0], [0], [0], [1], [degrees], [0]], np.float32)
+    found, _ = RandomAffine(shear=60).apply(ops.convert_to_tensor(images), None, drawn)
+    place = np.arange(12) - 5.5
+    source = place[None, :] + slope * place[:, None]  # of column x in row y: whole numbers, −6 and 6 are the sides
+    expected = np.where((source >= -6) & (source < 6), 200, 0)
+    np.testing.assert_allclose(ops.convert_to_numpy(found)[0, :, :, 0], expected, atol=1e-3)

@@ -229,6 +229,8 @@ def test_batches_with_all_of_them():
         (lambda: ColorJitter(saturation=np.inf), "saturation=inf"),
         (lambda: ColorJitter(hue=0.51), "at most 0.5"),
         (lambda: ColorJitter(0.1, probability=1.1), "probability=1.1"),
+        (lambda: ColorJitter(brightness=(0.8, 1.2)), "brightness=(0.8, 1.2)"),
+        (lambda: ColorJitter(0.1).draw(np.random.default_rng(0), 4, (32, 32, 1)), "1 channels"),
         (lambda: Cutout(0), "size=0"),
         (lambda: Cutout(2.5), "size=2.5"),
         (lambda: Cutout(2, fill=256), "fill=256"),

@@ -295,3 +295,28 @@ def test_what_does_not_fit_is_refused_also_where_it_would_be_joined():
     for transforms in [[RandomFlip(), CenterCrop(41), RandomRotation(5)], [RandomRotation(5), RandomCrop(41, 4)]]:
         with pytest.raises(InputError, match="41"):
             Batches(split_of(), 4, transforms)
+
+
+class Brightened(RandomFlip):
+    """One that does more than move pixels."""
+
+    joins = False
+
+    def apply(self, images, labels, drawn):
+        images, labels = super().apply(images, labels, drawn)
+        return ops.maximum(images, ops.cast(7, images.dtype)), labels
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_subclass_that_does_more_is_not_joined_on_either_side(place):
+    transforms = [RandomRotation(10)]
+    transforms.insert(place, Brightened())
+    split = Split(np.zeros((2, 32, 32, 3), "uint8"), np.arange(2), 2)
+    images, _ = Batches(split, 2, transforms, shuffle=False)[0]
+    assert ops.convert_to_numpy(images)[:, 16, 16].min() == 7
+
+
+def test_a_crop_with_padding_is_no_enlargement_that_colours_go_before():
+    assert RandomCrop(40, 4).joined(ColorJitter(0.2), (32, 32)) is None
+    assert Resize(40).joined(ColorJitter(0.2), (32, 32)) is not None
+    assert Joined([RandomCrop(40, 4), RandomFlip()]).joined(ColorJitter(0.2), (32, 32)) is None

@@ -296,3 +296,19 @@ def test_what_is_out_of_range_is_refused(make, said):
         make()
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_place_right_on_a_side_and_a_half_are_treated_alike_on_both_backends():
+    """A slope of 0.2 takes pixels from the sides, and values from halves between two: by float64, exactly."""
+    image = np.repeat((np.arange(32) % 2 * 101).astype(np.uint8)[None, :], 32, axis=0)
+    images = np.repeat(image[None, :, :, None], 3, axis=3)
+    drawn = np.full((1, 1), OPERATIONS.index("ShearX"), np.int32), np.full((1, 1), 0.2, np.float32)
+    found, _ = TrivialAugment().apply(ops.convert_to_tensor(images), None, drawn)
+    rows, columns = np.meshgrid(np.arange(32), np.arange(32), indexing="ij")
+    source = np.round(columns + (rows + 0.5) * 0.2, 6)  # in tenths, from the middle of pixel 0
+    left = np.clip(np.floor(source).astype(int), 0, 31)
+    right = np.clip(left + 1, 0, 31)
+    values = (1 - source % 1) * image[0, left] + source % 1 * image[0, right]
+    values = np.where(source > 31, image[0, 31], values)
+    expected = np.where(source < 31.5 - 1e-9, np.floor(np.round(values, 6) + 0.5), 0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(found)[0, :, :, 0], expected)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from kcifar import InputError, data
-from kcifar.training.evaluation import evaluate
+from kcifar.evaluate import _TTA
+from kcifar.training.evaluation import TEST_TIME_AUGMENTATIONS, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,10 @@ def test_a_mirrored_image_has_the_same_mean(model, split):
     mirrored = data.Split(split.images[:, :, ::-1].copy(), split.labels, 4)
     one, two = (evaluate(model, images, "flip").probabilities for images in (split, mirrored))
     np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
+def test_the_command_knows_all_of_them():
+    assert {"none", *_TTA} == set(TEST_TIME_AUGMENTATIONS)
 
 
 def test_an_unknown_one_is_refused(model, split):

@@ -16,6 +16,7 @@ import pytest
 from kcifar import data
 from kcifar.evaluate import main as evaluate
 from kcifar.train import main as train
+from kcifar.training import evaluation
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -125,8 +126,15 @@ def test_evaluate_prints_accuracy_loss_and_every_class(run, capsys):
 
 
 def test_evaluate_with_test_time_augmentation_says_so(run, capsys):
+    test = data.load(json.loads((run / "recipe.json").read_text())["data"]).test
+    losses = [
+        evaluation.evaluate(evaluation.load_model(run / "best.keras"), test, tta).loss for tta in ("none", "flip")
+    ]
+    assert f"{losses[0]:.4f}" != f"{losses[1]:.4f}"
     assert evaluate([str(run), "--tta", "flip"]) == 0
-    assert "small.npz, test-time augmentation flip\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "small.npz, test-time augmentation flip\n" in said
+    assert f"loss      {losses[1]:.4f}\n" in said
     with pytest.raises(SystemExit, match="2"):
         evaluate([str(run), "--tta", "flop"])
     assert "invalid choice: 'flop'" in capsys.readouterr().err

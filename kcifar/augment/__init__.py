@@ -3,7 +3,9 @@
 A transform has two methods. `draw(rng, batch_size, image_shape)` draws its random numbers with NumPy;
 `apply(images, labels, drawn)` is a pure function in keras.ops, so the same numbers give the same batch on each backend.
 Images are (batch, height, width, channels) with values 0–255, uint8 or float32; labels are one-hot float32
-(batch, classes). Neighbours that move pixels are done at once, by one interpolation (`kcifar.augment.geometric`).
+(batch, classes). `kcifar.data.Batches` does neighbours that move pixels at once (`kcifar.augment.geometric`). One of
+your own needs no more than these two; `mixes = True` says of one that it mixes images, `on_host = True` that its
+`apply` leaves the device, and cannot be compiled.
 """
 
 from kcifar.augment.affine import RandomAffine, RandomRotation

@@ -84,36 +84,18 @@ class RandomAffine(Geometric):
         return np.where(chosen(rng, self.probability, batch_size), drawn, nothing).astype("float32")
 
     def origin(self, drawn, shape):
-        return affine_origin(*ops.convert_to_tensor(drawn))
-
-
-def affine_origin(degrees, right, down, factor, shear_x, shear_y):
-    """The `Origin` of images turned, moved, scaled and sheared as torchvision.transforms.functional.affine does it.
-
-    The result is the image behind the map R(degrees) · Y(shear_y) · X(shear_x) · factor, then moved: R turns clockwise,
-    X leans vertical lines by (x − y·tan, y), Y horizontal ones by (x, y − x·tan). Its inverse is written out.
-
-    Args:
-        degrees, right, down, factor, shear_x, shear_y: numbers or float32 (batch,); degrees, pixels and a factor.
-    """
-    turn, lean_x, lean_y = degrees * _RADIANS, shear_x * _RADIANS, shear_y * _RADIANS
-    cosine, sine = ops.cos(turn) / factor, ops.sin(turn) / factor
-    tan_x, tan_y = ops.tan(lean_x), ops.tan(lean_y)
-    # X⁻¹ · Y⁻¹ · R⁻¹ / factor
-    yx, yy = tan_y * cosine - sine, tan_y * sine + cosine
-    xx, xy = cosine + tan_x * yx, sine + tan_x * yy
-    return Origin(xx, xy, -(xx * right + xy * down), yx, yy, -(yx * right + yy * down))
+        # The inverse of R(degrees) · Y(shear_y) · X(shear_x) · factor, written out: R turns clockwise, X leans vertical
+        # lines by (x − y·tan, y), Y horizontal ones by (x, y − x·tan).
+        degrees, right, down, factor, shear_x, shear_y = ops.convert_to_tensor(drawn)
+        cosine, sine = ops.cos(degrees * _RADIANS) / factor, ops.sin(degrees * _RADIANS) / factor
+        tan_x, tan_y = ops.tan(shear_x * _RADIANS), ops.tan(shear_y * _RADIANS)
+        yx, yy = tan_y * cosine - sine, tan_y * sine + cosine
+        xx, xy = cosine + tan_x * yx, sine + tan_x * yy
+        return Origin(xx, xy, -(xx * right + xy * down), yx, yy, -(yx * right + yy * down))
 
 
 def _shears(shear):
     """The bounds in degrees of both shears."""
     both = isinstance(shear, (list, tuple)) and len(shear) == 4
-    try:
-        found = [interval("RandomAffine", "shear", part) for part in ((shear[:2], shear[2:]) if both else (shear, 0))]
-    except InputError:
-        found = [(-90, 90)]
-    if np.abs(found).max() >= 90:
-        raise InputError(
-            f"RandomAffine(shear={shear!r}): expected degrees below 90, a number ≥ 0, or two or four in order"
-        )
-    return found
+    parts = (shear[:2], shear[2:]) if both else (shear, 0)
+    return [interval("RandomAffine", "shear", part, below=90, given=shear) for part in parts]

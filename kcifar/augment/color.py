@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from kcifar import backend
-from kcifar.augment.parameters import chosen, expect_probability
+from kcifar.augment.parameters import chosen, expect_probability, expect_rgb, is_number
 from kcifar.errors import InputError
 
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, as torchvision rounds it
@@ -27,7 +27,7 @@ class ColorJitter:
         probability: that an image is changed at all.
 
     Raises:
-        InputError: a strength or a probability outside its range.
+        InputError: a strength or a probability outside its range, or (when drawing) images that are not RGB.
     """
 
     recolours = True
@@ -35,15 +35,17 @@ class ColorJitter:
     def __init__(self, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, probability=1.0):
         strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
         for name, strength in strengths.items():
-            most = 0.5 if name == "hue" else np.inf
-            if not 0 <= strength <= most or strength == np.inf:
-                raise InputError(f"ColorJitter({name}={strength}): expected a number ≥ 0{', at most 0.5' * (most < 1)}")
+            if not (is_number(strength) and strength >= 0):
+                raise InputError(f"ColorJitter({name}={strength!r}): expected a number ≥ 0")
+        if hue > 0.5:
+            raise InputError(f"ColorJitter(hue={hue!r}): expected at most 0.5, half a turn")
         expect_probability("ColorJitter", probability)
         self.probability = probability
         self.strengths = {name: strength for name, strength in strengths.items() if strength}
 
     def draw(self, rng, batch_size, image_shape):
         """An amount of each change for each image, float32 (changes, batch), and their order, int32 (changes,)."""
+        expect_rgb("ColorJitter", image_shape)
         amounts = [self._amounts(rng, name, strength, batch_size) for name, strength in self.strengths.items()]
         order = rng.permutation(len(amounts)).astype("int32")
         nothing = np.array([[float(name != "hue")] for name in self.strengths]).reshape(-1, 1)
@@ -63,7 +65,7 @@ class ColorJitter:
         changes = [functools.partial(_CHANGES[name], amounts[place]) for place, name in enumerate(self.strengths)]
         planes = [ops.cast(images[..., channel], "float32") for channel in range(3)]
         for place in range(len(changes)):
-            planes = [_clipped(plane, 0, 255) for plane in backend.switch(order[place], changes, planes)]
+            planes = [backend.clipped(plane, 0, 255) for plane in backend.switch(order[place], changes, planes)]
         return ops.transpose(ops.stack(planes, axis=1), (0, 2, 3, 1)), labels
 
 
@@ -89,20 +91,15 @@ def _turned(turn, planes):
     red, green, blue = planes
     least = ops.minimum(ops.minimum(red, green), blue)
     chroma = ops.maximum(ops.maximum(red, green), blue) - least
-    side = _clipped((green - blue) * _HUGE + 1, -1, 1)
+    side = backend.clipped((green - blue) * _HUGE + 1, -1, 1)
     hue = side * (1 + (green + blue - red - least) / ops.maximum(chroma, _TINY)) + 6 * turn
     hue = hue - 6 * ops.round(hue / 6)
     base = least - chroma
-    return [base + chroma * _clipped(ops.abs(ops.abs(hue - own) - 3), 1, 2) for own in (0, 2, -2)]
+    return [base + chroma * backend.clipped(ops.abs(ops.abs(hue - own) - 3), 1, 2) for own in (0, 2, -2)]
 
 
 _CHANGES = {"brightness": _brighter, "contrast": _contrasted, "saturation": _saturated, "hue": _turned}
 _HUGE, _TINY = 1e30, 1e-30
-
-
-def _clipped(values, low, high):
-    """ops.clip, which on torch takes ten times as long: it gives PyTorch the bounds as tensors."""
-    return ops.minimum(ops.maximum(values, low), high)
 
 
 def _grey(planes):

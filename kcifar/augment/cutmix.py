@@ -1,6 +1,7 @@
 """CutMix: a box of each image from another of its batch; and either this or MixUp."""
 
 import numpy as np
+from keras import ops
 
 from kcifar.augment.mixup import MixUp, mixed
 from kcifar.augment.parameters import expect_alpha, expect_one_hot, expect_probability
@@ -42,7 +43,7 @@ class CutMix:
     def apply(self, images, labels, drawn):
         """Images and labels as float32, of the shapes given."""
         expect_one_hot(type(self).__name__, images, labels)
-        kept, share, partner = drawn
+        kept, share, partner = map(ops.convert_to_tensor, drawn)
         return mixed(images, kept, partner), mixed(labels, share, partner)
 
 

@@ -11,7 +11,8 @@ class Cutout:
     """Covers a square of `size` × `size` pixels around a random pixel of each image; what lies outside is cut off.
 
     DeVries & Taylor 2017, arXiv 1708.04552, and their program: every pixel is a centre with equal probability; a square
-    of even size reaches one pixel further up and left. They cover with the mean colour (0 after normalisation).
+    of even size reaches one pixel further up and left; one of odd size is a pixel smaller there than here. They cover
+    with the mean colour (0 after normalisation).
 
     Args:
         size: side of the square in pixels, at least 1.
@@ -56,7 +57,8 @@ class RandomErasing:
         scale: least and greatest share of the area.
         ratio: least and greatest height over width.
         fill: what it is covered with, from 0 to 255: a number, one for each channel, or "random", each value from
-            uniform 0–255 (torchvision's are normal, behind its normalisation).
+            uniform 0–255, which a batch of as many bytes is drawn for (torchvision's are normal, behind its
+            normalisation).
 
     Raises:
         InputError: a number outside its range, or (when drawing) a fill of another number of channels.
@@ -77,7 +79,7 @@ class RandomErasing:
 
     def draw(self, rng, batch_size, image_shape):
         """Top and left, and height and width of the boxes, 0 for none: int32 (batch, 2) each; what they are filled
-        with: a float32 number, (channels,), or (batch, height, width, channels)."""
+        with: a float32 number or (channels,), or uint8 (batch, height, width, channels)."""
         sides = np.array(image_shape[:2])
         tries = batch_size, 10
         area = rng.uniform(*self.scale, tries) * sides.prod()
@@ -108,7 +110,7 @@ def _covered(images, first, box, fill):
         for axis, side in enumerate(tuple(images.shape)[1:3])
     )
     covered = ops.logical_and(rows[:, :, None, None], columns[:, None, :, None])
-    return ops.where(covered, ops.cast(ops.convert_to_tensor(fill, "float32"), images.dtype), images)
+    return ops.where(covered, ops.cast(ops.convert_to_tensor(fill), images.dtype), images)
 
 
 def _within(first, length, side):

@@ -7,7 +7,7 @@ from kcifar.augment.parameters import chosen, expect_probability
 
 
 class RandomFlip(Geometric):
-    """Mirrors each image left to right with probability ½. As torchvision.transforms.RandomHorizontalFlip(p=0.5).
+    """Mirrors each image left to right with some probability. As torchvision.transforms.RandomHorizontalFlip(p).
 
     Args:
         probability: that an image is mirrored.

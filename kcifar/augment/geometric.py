@@ -20,7 +20,7 @@ class Origin(typing.NamedTuple):
     y: typing.Any = 0.0
 
     def through(self, earlier):
-        """Where it comes from in the image before, of which `earlier` says where the places of this one come from."""
+        """The composition: `earlier` after this one."""
         return Origin(
             earlier.xx * self.xx + earlier.xy * self.yx,
             earlier.xx * self.xy + earlier.xy * self.yy,
@@ -34,14 +34,16 @@ class Origin(typing.NamedTuple):
 class Geometric:
     """A transform that moves pixels: its method `origin(drawn, shape)` gives the `Origin` of images of (height, width).
 
-    What comes from outside the image is black. `origin` alone counts where it is joined with others: a subclass that
-    changes `apply` has to give None for `joined`.
+    What comes from outside the image is black.
 
     Attributes:
         interpolates: whether pixels come from between others.
+        joins: whether it may be done at once with its neighbours, by `origin` alone: False for a subclass that does
+            more in `apply`.
     """
 
     interpolates = True
+    joins = True
 
     def result_shape(self, shape):
         """(height, width) of what it makes of images of this (height, width)."""
@@ -67,11 +69,11 @@ class Geometric:
             shape: (height, width) of the images that this one takes.
         """
         if getattr(following, "recolours", False) and not self.averages(shape):
-            enlarges = math.prod(self.result_shape(shape)) > math.prod(shape)
+            enlarges = self.interpolates and math.prod(self.result_shape(shape)) > math.prod(shape)
             return Recoloured(self, following) if enlarges else None
         transforms = [*self._transforms(), following]
         for transform in transforms:
-            if not isinstance(transform, Geometric) or transform.averages(shape):
+            if not (isinstance(transform, Geometric) and transform.joins) or transform.averages(shape):
                 return None
             shape = transform.result_shape(shape)
         return Joined(transforms)
@@ -89,6 +91,7 @@ class Joined(Geometric):
 
     def __init__(self, transforms):
         self.transforms = transforms
+        self.interpolates = any(transform.interpolates for transform in transforms)
 
     def draw(self, rng, batch_size, image_shape):
         """What each of them draws, in order."""
@@ -112,7 +115,7 @@ class Joined(Geometric):
 
     def apply(self, images, labels, drawn):
         """Images, as float32 where one of them interpolates, and the labels as they are."""
-        if any(transform.interpolates for transform in self.transforms):
+        if self.interpolates:
             return super().apply(images, labels, drawn)
         for transform, of_transform in zip(self.transforms, drawn, strict=True):
             images, labels = transform.apply(images, labels, of_transform)

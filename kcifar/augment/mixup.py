@@ -44,11 +44,11 @@ class MixUp:
         expect_one_hot("MixUp", images, labels)
         if drawn is None:
             return images, labels
-        blend, partner = drawn
+        blend, partner = map(ops.convert_to_tensor, drawn)
         return mixed(images, blend, partner), mixed(labels, blend, partner)
 
 
 def mixed(values, share, partner):
-    """share·values + (1 − share)·values[partner], float32; `share` a number or an array that fits."""
-    values, share = ops.cast(values, "float32"), ops.convert_to_tensor(share)
-    return share * values + (1 - share) * ops.take(values, ops.convert_to_tensor(partner), axis=0)
+    """share·values + (1 − share)·values[partner], float32; `share` a tensor of a shape that fits."""
+    values = ops.cast(values, "float32")
+    return share * values + (1 - share) * ops.take(values, partner, axis=0)

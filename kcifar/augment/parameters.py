@@ -30,11 +30,27 @@ def expect_one_hot(transform, images, labels):
         )
 
 
-def interval(transform, name, value):
-    """(low, high) of a pair, or (−value, value) of a number ≥ 0. Raises InputError where it is neither."""
-    low, high = (-value, value) if is_number(value) else value if is_pair(value) else (1, 0)
-    if low > high:
-        raise InputError(f"{transform}({name}={value!r}): expected a number ≥ 0, or two in order")
+def expect_rgb(transform, image_shape):
+    """Raises InputError unless images have three channels."""
+    if image_shape[2] != 3:
+        raise InputError(f"{transform} is for RGB; these images have {image_shape[2]} channels")
+
+
+def interval(transform, name, value, below=np.inf, given=None):
+    """(low, high) of a pair, or (−value, value) of a number ≥ 0.
+
+    Args:
+        below: both are smaller than that, whatever their signs.
+        given: what the error shows, where it is not the value.
+
+    Raises:
+        InputError: neither of them, or outside of it.
+    """
+    low, high = (-value, value) if is_number(value) else value if is_pair(value) else (np.nan, np.nan)
+    if not -below < low <= high < below:
+        limit = "" if below == np.inf else f", below {below:g}"
+        shown = value if given is None else given
+        raise InputError(f"{transform}({name}={shown!r}): expected a number ≥ 0, or two in order{limit}")
     return float(low), float(high)
 
 

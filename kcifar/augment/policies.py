@@ -12,7 +12,7 @@ from keras import ops
 
 from kcifar import backend
 from kcifar.augment.geometric import Origin
-from kcifar.augment.parameters import is_whole
+from kcifar.augment.parameters import expect_rgb, is_whole
 from kcifar.errors import InputError
 
 _BINS = 31  # of magnitude, as in both programs
@@ -32,6 +32,7 @@ OPERATIONS = (
     "AutoContrast",
     "Equalize",
 )
+_HALF = 33 / 64  # a little more: halves are rounded up, whatever the last digits of a backend
 _SIGNED = range(1, 10)  # places in it of those whose amount is negative by half
 
 
@@ -41,8 +42,7 @@ class _Policy:
     def draw(self, rng, batch_size, image_shape):
         """Which of `OPERATIONS`, int32 (operations, batch), and how much of each, float32 of that shape: the slope of
         a shear, whole pixels, degrees, a factor less 1, the bits that Posterize leaves, the threshold of Solarize."""
-        if image_shape[2] != 3:
-            raise InputError(f"{type(self).__name__} is for RGB; these images have {image_shape[2]} channels")
+        expect_rgb(type(self).__name__, image_shape)
         shape = self.operations, batch_size
         chosen = rng.integers(0, len(OPERATIONS), shape, dtype="int32")
         amounts = self._amounts(image_shape)[chosen, self._magnitudes(rng, shape)]
@@ -51,7 +51,7 @@ class _Policy:
 
     def apply(self, images, labels, drawn):
         """Images of the shape and dtype given, in whole numbers, and the labels as they are."""
-        dtype, images = images.dtype, ops.clip(ops.round(ops.cast(images, "float32")), 0, 255)
+        dtype, images = images.dtype, backend.clipped(ops.round(ops.cast(images, "float32")), 0, 255)
         chosen, amounts = map(ops.convert_to_tensor, drawn)
         for place in range(self.operations):
             images = _operated(images, chosen[place], amounts[place])
@@ -141,7 +141,8 @@ def _operated(images, chosen, amounts):
     def amount(name, nothing=0.0):
         return ops.where(chosen == OPERATIONS.index(name), amounts, nothing)
 
-    images = ops.round(backend.resampled(images, _origin(amount, images.shape[1:3]), images.shape[1:3]))
+    images = backend.resampled(images, _origin(amount, images.shape[1:3]), images.shape[1:3])
+    images = ops.floor(images + _HALF)
     images = _looked_up(images, _table(images, chosen, amount))
     return _blended(images, amount)
 
@@ -180,7 +181,7 @@ def _table(images, chosen, amount):
 def _stretched(images, values):
     """The least value of a channel becomes 0, the greatest 255."""
     least, most = (extreme(images, axis=(1, 2))[..., None] for extreme in (ops.min, ops.max))
-    stretched = ops.clip(ops.floor((values - least) * 255 / ops.maximum(most - least, 1)), 0, 255)
+    stretched = backend.clipped(ops.floor((values - least) * 255 / ops.maximum(most - least, 1)), 0, 255)
     return ops.where(most > least, stretched, values)
 
 
@@ -196,8 +197,8 @@ def _equalized(images, values):
     greatest = ops.max(ops.where(counts > 0, values, 0), axis=-1, keepdims=True)
     of_greatest = ops.sum(ops.where(values == greatest, counts, 0), axis=-1, keepdims=True)
     step = ops.floor((height * width - of_greatest) / 255)
-    before = ops.cumsum(counts, axis=-1) - counts
-    equal = ops.clip(ops.floor((ops.floor(step / 2) + before) / ops.maximum(step, 1)), 0, 255)
+    before = ops.cast(ops.cumsum(ops.cast(counts, "int32"), axis=-1), "float32") - counts
+    equal = backend.clipped(ops.floor((ops.floor(step / 2) + before) / ops.maximum(step, 1)), 0, 255)
     return ops.where(step > 0, equal, values)
 
 
@@ -236,4 +237,4 @@ def _grey(images):
 
 def _between(other, values, factor):
     """`other` at a factor of 0, `values` at 1, and beyond; rounded towards 0, as Pillow."""
-    return ops.floor(ops.clip(other + factor * (values - other), 0, 255))
+    return ops.floor(backend.clipped(other + factor * (values - other), 0, 255))

@@ -10,6 +10,7 @@ from kcifar.errors import InputError
 _FUNCTIONS = [
     "accelerate",
     "blended",
+    "clipped",
     "compiled",
     "describe",
     "gradients",

@@ -120,8 +120,8 @@ def known_values(tensor):
 def resampled(images, origin, shape):
     """Images of (height, width) `shape`, float32, where each pixel is taken from a place of the images given.
 
-    Bilinear between the four nearest pixels, at the sides between those that there are; 0 outside the images, half a
-    pixel beyond the middles of the outermost ones.
+    Bilinear between the four nearest pixels, at the sides between those that there are; 0 outside the images, whose
+    sides lie half a pixel beyond the middles of the outermost ones; the left and the top side are part of them.
 
     Args:
         images: (batch, height, width, channels), any number type.
@@ -132,7 +132,11 @@ def resampled(images, origin, shape):
     xx, xy, x, yx, yy, y = (jnp.asarray(part, "float32").reshape(-1, 1, 1) for part in origin)
     x = xx * columns + xy * rows[:, None] + (x + (width - 1) / 2)
     y = yx * columns + yy * rows[:, None] + (y + (height - 1) / 2)
-    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+    # A place right on a side is in at the left and the top, and out at the others, whatever its rounding: as on torch.
+    inwards_x, inwards_y = (2e-5 * side / 2 for side in (width, height))
+    inside = (jnp.abs(x + inwards_x - (width - 1) / 2) <= width / 2) & (
+        jnp.abs(y + inwards_y - (height - 1) / 2) <= height / 2
+    )
     left, top = jnp.floor(x), jnp.floor(y)
     batch = jnp.arange(len(images))[:, None, None]
 
@@ -145,6 +149,11 @@ def resampled(images, origin, shape):
 
     found = between(top) + (y - top)[..., None] * (between(top + 1) - between(top))
     return jnp.where(inside[..., None], found, 0)
+
+
+def clipped(values, low, high):
+    """Values between two numbers."""
+    return jnp.clip(values, low, high)
 
 
 def switch(index, branches, operand):

@@ -59,7 +59,8 @@ class Batches(keras.utils.PyDataset):
         self._steps, self.image_shape = self._steps_and_image_shape()
         self._apply = self._apply_each if any(map(_on_host, transforms)) else backend.compiled(self._apply_each)
         self._order = None, None
-        self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() else None
+        ahead = backend.prepares_ahead() and not any(map(_on_host, transforms))
+        self._thread = ThreadPoolExecutor(1) if ahead else None
         self._ahead = None, None  # (epoch, step) and the batch that the thread prepares
         self._served = 0
 

@@ -90,7 +90,7 @@ def transforms(path, split, draws, class_names):
     axes = figure.subplots(len(split), len(draws) + 1, squeeze=False)
     one_hot = np.eye(split.classes)[split.labels]
     for column, (images, labels) in enumerate([(split.images, one_hot), *draws]):
-        axes[0, column].set_title("image" if column == 0 else f"epoch {column}", fontsize=9)
+        axes[0, column].set_title("image" if column == 0 else f"draw {column}", fontsize=9)
         for row, (image, label) in enumerate(zip(images, labels, strict=True)):
             axes[row, column].imshow(np.clip(np.round(image), 0, 255).astype("uint8"))
             axes[row, column].set(xticks=[], yticks=[])

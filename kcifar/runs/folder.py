@@ -62,6 +62,7 @@ def create(path, recipe, source, dataset):
     """
     try:
         run = make(path)
+        run.figure("transforms").unlink(missing_ok=True)  # perhaps of another recipe
         write_text(run.recipe_source, source)
         write_text(run.recipe_json, recipe.to_json())
         write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})

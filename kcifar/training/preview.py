@@ -1,4 +1,4 @@
-"""A picture of what a recipe's transforms make of the images."""
+"""A picture of what a recipe's transforms make of images."""
 
 import keras
 
@@ -11,7 +11,9 @@ _IMAGES, _DRAWS = 8, 8
 
 
 def draw_transforms(planned, path):
-    """Writes a picture of the first training images, and of what a network sees of them in the first epochs.
+    """Writes a picture of the first eight training images, with eight draws of the recipe's transforms for them.
+
+    They are drawn for these eight as a batch: what they are mixed with are others of them.
 
     Args:
         planned: what `kcifar.training.plan` made of the recipe.
@@ -22,6 +24,7 @@ def draw_transforms(planned, path):
     transforms = [components.transform(component) for component in recipe.transforms]
     batches = Batches(few, len(few), transforms, recipe.seed, shuffle=False)
     draws = []
-    for batches.epoch in range(_DRAWS):
+    for epoch in range(_DRAWS):
+        batches.epoch = epoch
         draws.append(tuple(map(keras.ops.convert_to_numpy, batches[0])))
     figures.transforms(path, few, draws, planned.dataset.class_names)

@@ -12,12 +12,13 @@ from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.step import use_native_step
 from kcifar.backend.torch.updates import update_adam, update_sgd
-from kcifar.backend.torch.values import blended, known_values, switch, values_between_steps
+from kcifar.backend.torch.values import blended, clipped, known_values, switch, values_between_steps
 from kcifar.errors import InputError
 
 __all__ = [
     "accelerate",
     "blended",
+    "clipped",
     "compiled",
     "describe",
     "gradients",

@@ -3,14 +3,17 @@
 import torch
 import torch.nn.functional as F
 
+# Of half an image: a place right on a side is in at the left and the top, and out at the others, whatever its rounding.
+_INWARDS = 2e-5
 _PIXELS_AT_ONCE = 800_000  # of a result, on a CPU: more leave the cache, and are a third slower
 
 
 def resampled(images, origin, shape):
     """Images of (height, width) `shape`, float32, where each pixel is taken from a place of the images given.
 
-    Bilinear between the four nearest pixels, at the sides between those that there are; 0 outside the images, half a
-    pixel beyond the middles of the outermost ones. In channels_first memory.
+    Bilinear between the four nearest pixels, at the sides between those that there are; 0 outside the images, whose
+    sides lie half a pixel beyond the middles of the outermost ones; the left and the top side are part of them. In
+    channels_first memory.
 
     Args:
         images: (batch, height, width, channels), any number type.
@@ -29,7 +32,7 @@ def resampled(images, origin, shape):
         few = slice(first, first + at_once)
         grid = _grid([part[few] for part in x_parts], [part[few] for part in y_parts], shape)
         values = F.grid_sample(images[few], grid, mode="bilinear", padding_mode="border", align_corners=False)
-        inside = torch.maximum(*grid.abs_().unbind(-1)) <= 1
+        inside = torch.maximum(*grid.add_(_INWARDS).abs_().unbind(-1)) <= 1
         torch.mul(values, inside[:, None], out=found[few])
     return found.permute(0, 2, 3, 1)
 

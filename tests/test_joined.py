@@ -182,7 +182,7 @@ def test_what_cannot_be_joined(first, second, shape):
         (Resize(40), RandomRotation(5), (32, 48)),
         (CenterCrop(20), AFFINE, (32, 48)),
     ],
-    ids=str,
+    ids=["crop, resize", "resize, flip", "resize, rotation", "middle, affine"],
 )
 def test_what_can_be_joined_is_in_order(first, second, shape):
     once = first.joined(second, shape)

@@ -330,7 +330,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("optimizer.learning_rate=none", "expected float"),
         ("optimizer.learning_rate=fast", "expected float"),
         ("optimizer.learning_rate=-1.0", "expected a number ≥ 0"),
-        ("transforms.MixUp.alpha=-1", "alpha ≥ 0"),
+        ("transforms.MixUp.alpha=-1", "MixUp(alpha=-1.0): expected a number ≥ 0"),
         ("transforms.RandomCrop.size=64", "larger than the padded image"),
         ("batch_size=500", "200 images"),
         ("batch_size=0", "at least 1"),

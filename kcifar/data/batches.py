@@ -57,10 +57,10 @@ class Batches(keras.utils.PyDataset):
         self.epoch = 0
         self._one_hot = np.eye(split.classes, dtype="float32")
         self._steps, self.image_shape = self._steps_and_image_shape()
-        self._apply = self._apply_each if any(map(_on_host, transforms)) else backend.compiled(self._apply_each)
+        on_host = any(map(_on_host, transforms))
+        self._apply = self._apply_each if on_host else backend.compiled(self._apply_each)
         self._order = None, None
-        ahead = backend.prepares_ahead() and not any(map(_on_host, transforms))
-        self._thread = ThreadPoolExecutor(1) if ahead else None
+        self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() and not on_host else None
         self._ahead = None, None  # (epoch, step) and the batch that the thread prepares
         self._served = 0
 

@@ -87,7 +87,7 @@ def _print_sharpness(run, dataset, rho, images):
 
     recipe = run.recipe
     if recipe.validation:
-        dataset = dataset.split_validation(recipe.validation, recipe.seed)
+        dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
     loss = components.loss(recipe.loss)
     model = load_model(run.best, float32=True)
     found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)

@@ -44,6 +44,7 @@ class Recipe:
 
     data: str  # what `kcifar.data.load` takes
     validation: float  # fraction of the training images held out, 0 for none
+    validation_seed: int  # of the choice which: the same for runs that are to be compared or to vote
     model: Component
     pretrained: str | None  # weights to start from: a file, or a name as "torchvision/resnet18"; None for new ones
     freeze: tuple[str, ...]  # groups of layers that are not trained, of "stem", "layer1" … "layer4" and "head"
@@ -66,6 +67,7 @@ class Recipe:
     select_from_epoch: int  # the first epoch, counted from 1, that may be chosen
     precision: str  # of the layers' arithmetic: "float32" or "bfloat16"; variables, BatchNorm and loss are float32
     deterministic: bool  # deterministic algorithms on every device
+    tensorboard: bool  # write the log for TensorBoard too
     seed: int
 
     def __post_init__(self):
@@ -83,7 +85,8 @@ class Recipe:
                 "expected fewer than epochs, or none"
             )
         _expect(0 <= self.validation < 1, "validation", self.validation, "a fraction from 0 to below 1")
-        _expect(0 <= self.seed < 2**64, "seed", self.seed, "an integer from 0 to 2**64 - 1")
+        for name in ("validation_seed", "seed"):
+            _expect(0 <= getattr(self, name) < 2**64, name, getattr(self, name), "an integer from 0 to 2**64 - 1")
         _expect((self.mean is None) == (self.std is None), "std", self.std, "both mean and std, or None for both")
         _expect(self.precision in ("float32", "bfloat16"), "precision", self.precision, "'float32' or 'bfloat16'")
         choices = ("validation", "test", "last")

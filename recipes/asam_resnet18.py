@@ -13,6 +13,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.1,
+    validation_seed=0,
     model=Component("resnet18", stem="cifar"),
     pretrained=None,
     freeze=(),
@@ -42,5 +43,6 @@ recipe = Recipe(
     select_from_epoch=1,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=0,
 )

@@ -10,6 +10,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="demo",
     validation=0.1,
+    validation_seed=0,
     model=Component("elu_cnn", dropout=0.1),
     pretrained=None,
     freeze=(),
@@ -35,5 +36,6 @@ recipe = Recipe(
     select_from_epoch=1,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=0,
 )

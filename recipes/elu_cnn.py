@@ -12,6 +12,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.0,
+    validation_seed=0,
     model=Component("elu_cnn", dropout=0.5),
     pretrained=None,
     freeze=(),
@@ -37,5 +38,6 @@ recipe = Recipe(
     select_from_epoch=10,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=42,
 )

@@ -13,6 +13,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.1,
+    validation_seed=0,
     model=Component("resnet20"),
     pretrained=None,
     freeze=(),
@@ -40,5 +41,6 @@ recipe = Recipe(
     select_from_epoch=1,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=0,
 )

@@ -13,6 +13,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.0,
+    validation_seed=0,
     model=Component("resnet18", hidden=None, dropout=0.0),
     pretrained="timm/resnet18.fb_swsl_ig1b_ft_in1k",
     freeze=(),
@@ -43,5 +44,6 @@ recipe = Recipe(
     select_from_epoch=1,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=0,
 )

@@ -13,6 +13,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.0,
+    validation_seed=0,
     model=Component("resnet18", hidden=None, dropout=0.0),
     pretrained="torchvision/resnet18",
     freeze=(),
@@ -37,5 +38,6 @@ recipe = Recipe(
     select_from_epoch=1,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=0,
 )

@@ -12,6 +12,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.0,
+    validation_seed=0,
     model=Component("tutorial_net"),
     pretrained=None,
     freeze=(),
@@ -36,5 +37,6 @@ recipe = Recipe(
     select_from_epoch=1,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=0,
 )

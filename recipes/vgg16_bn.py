@@ -10,6 +10,7 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.2,
+    validation_seed=0,
     model=Component("vgg16", batch_norm=True, hidden=4096, dropout=0.5),
     pretrained=None,
     freeze=(),
@@ -34,5 +35,6 @@ recipe = Recipe(
     select_from_epoch=1,
     precision="float32",
     deterministic=True,
+    tensorboard=False,
     seed=0,
 )

@@ -36,6 +36,7 @@ def recipe(images, **changes):
     fields = {
         "data": str(images),
         "validation": 0.25,
+        "validation_seed": SEED,
         "model": Component("resnet20"),
         "pretrained": None,
         "freeze": TRUNK,
@@ -58,6 +59,7 @@ def recipe(images, **changes):
         "select_from_epoch": 1,
         "precision": "float32",
         "deterministic": False,
+        "tensorboard": False,
         "seed": SEED,
     }
     return Recipe(**(fields | changes))

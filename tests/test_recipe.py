@@ -18,6 +18,7 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.py"))
 FIELDS = [
     "data",
     "validation",
+    "validation_seed",
     "model",
     "pretrained",
     "freeze",
@@ -40,6 +41,7 @@ FIELDS = [
     "select_from_epoch",
     "precision",
     "deterministic",
+    "tensorboard",
     "seed",
 ]
 
@@ -48,6 +50,7 @@ def arguments(**changes):
     return {
         "data": "auto",
         "validation": 0.1,
+        "validation_seed": 0,
         "model": Component("elu_cnn", dropout=0.5),
         "pretrained": None,
         "freeze": (),
@@ -70,6 +73,7 @@ def arguments(**changes):
         "select_from_epoch": 10,
         "precision": "float32",
         "deterministic": True,
+        "tensorboard": False,
         "seed": 42,
     } | changes
 

@@ -134,7 +134,7 @@ def plan(recipe, start=None):
 
     dataset = data.load(recipe.data)
     if recipe.validation:
-        dataset = dataset.split_validation(recipe.validation, recipe.seed)
+        dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
     batches = Batches(dataset.train, transforms=transforms, **batching)
 

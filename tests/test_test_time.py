@@ -6,7 +6,8 @@ import pytest
 
 from kcifar import InputError, data
 from kcifar.evaluate import _TTA
-from kcifar.training.evaluation import TEST_TIME_AUGMENTATIONS, evaluate
+from kcifar.training.evaluation import evaluate
+from kcifar.training.test_time import TEST_TIME_AUGMENTATIONS
 
 
 @pytest.fixture(scope="module")

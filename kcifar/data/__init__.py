@@ -4,10 +4,10 @@
 is first asked for, so that `import kcifar.data` stays free of Keras.
 """
 
-from kcifar.data.dataset import Dataset, Split
+from kcifar.data.dataset import CLASS_NAMES, Dataset, Split
 from kcifar.data.sources import load
 
-__all__ = ["Batches", "Dataset", "Split", "load"]
+__all__ = ["CLASS_NAMES", "Batches", "Dataset", "Split", "load"]
 
 
 def __getattr__(name):

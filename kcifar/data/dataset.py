@@ -48,6 +48,22 @@ class Split:
     def __len__(self):
         return len(self.images)
 
+    def take(self, rows):
+        """The split of these rows, in their order, copied."""
+        return Split(self.images[rows], self.labels[rows], self.classes)
+
+    def fingerprint(self):
+        """SHA-256, in hex, of pixels and labels."""
+        digest = hashlib.sha256()
+        self.add_to(digest)
+        return digest.hexdigest()
+
+    def add_to(self, digest):
+        """Adds pixels and labels to a hash of `hashlib`."""
+        digest.update(len(self).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.labels, "<i8"))
+
     def __repr__(self):
         return f"Split({len(self)} images, {self.classes} classes)"
 
@@ -103,26 +119,27 @@ class Dataset:
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
             raise InputError(f"validation fraction is {fraction!r}; expected a number between 0 and 1, both excluded")
         n = len(self.train)
-        count = round(n * fraction)
-        if not 0 < count < n:
+        rows = validation_rows(n, fraction, seed)
+        if not 0 < len(rows) < n:
             raise InputError(
-                f"validation fraction {fraction} of {n} training images leaves {n - count} for training and {count}"
-                " for validation; expected at least one in each: change the fraction"
+                f"validation fraction {fraction} of {n} training images leaves {n - len(rows)} for training and"
+                f" {len(rows)} for validation; expected at least one in each: change the fraction"
             )
-        order = chance.generator(seed, chance.SPLIT).permutation(n)
-        return dataclasses.replace(
-            self, train=_take(self.train, order[count:]), validation=_take(self.train, order[:count])
-        )
+        rest = np.setdiff1d(np.arange(n), rows, assume_unique=True)
+        return dataclasses.replace(self, train=self.train.take(rest), validation=self.train.take(rows))
 
     def fingerprint(self):
         """SHA-256, in hex, of pixels, labels and class names: the same for equal data from whatever source."""
         digest = hashlib.sha256("\n".join(self.class_names).encode())
         for split in (self.train, self.validation, self.test):
             if split is not None:
-                digest.update(len(split).to_bytes(8, "little"))
-                digest.update(np.ascontiguousarray(split.images))
-                digest.update(np.ascontiguousarray(split.labels, "<i8"))
+                split.add_to(digest)
         return digest.hexdigest()
+
+
+def validation_rows(n, fraction, seed):
+    """The rows of `n` training images that `split_validation` holds out, in order: int64 (count,)."""
+    return np.sort(chance.generator(seed, chance.SPLIT).permutation(n)[: round(n * fraction)])
 
 
 def check_labels(labels, classes, what="a label"):
@@ -148,8 +165,3 @@ def _read_only(array):
     view = array.view(np.ndarray)
     view.flags.writeable = False
     return view
-
-
-def _take(split, rows):
-    rows = np.sort(rows)
-    return Split(split.images[rows], split.labels[rows], split.classes)

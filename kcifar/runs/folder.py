@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 
 import kcifar
-from kcifar import backend
+from kcifar import backend, data
 from kcifar.errors import InputError
 from kcifar.models.weights import locate, sha256
 from kcifar.recipe import Recipe
@@ -29,10 +30,33 @@ class RunFolder:
         self.log = self.path / "log.csv"
         self.metrics = self.path / "metrics.json"
         self.best = self.path / "best.keras"
+        self.report = self.path / "report.html"
+
+    def expect_best(self):
+        """The path of the best model. Raises InputError where there is none yet."""
+        if not self.best.is_file():
+            raise InputError(
+                f"'{self.path}' has no best.keras: it was ended before its first epoch; go on with "
+                f"python -m kcifar.train --resume {self.path}"
+            )
+        return self.best
+
+    def predictions(self, split, tta="none"):
+        """The path of the best model's predictions on a split, by name."""
+        return self.path / "predictions" / (f"{split}.npz" if tta == "none" else f"{split}-{tta}.npz")
 
     def figure(self, name):
         """The path of a figure, for example 'curves'."""
         return self.path / f"{name}.png"
+
+    @property
+    def class_names(self):
+        """The names of the classes it was trained on; CIFAR-10's where it was made before they were written."""
+        try:
+            written = json.loads(self.environment.read_text(encoding="utf-8"))
+            return tuple(written.get("class_names", data.CLASS_NAMES))
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"'{self.environment}' is damaged ({error!r}): start a new run with --out") from None
 
     @property
     def recipe(self):
@@ -94,6 +118,28 @@ def find(path):
     return run
 
 
+def find_all(paths):
+    """The runs at `paths`, and in each of these that is a folder of runs, those in it, by name.
+
+    Raises:
+        InputError: there is none at one of the paths, or one run is named twice.
+    """
+    runs = [run for path in paths for run in _runs_in(path)]
+    for place, run in enumerate(runs):
+        if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
+            raise InputError(f"the run '{run.path}' is named twice; expected each run once")
+    return runs
+
+
+def _runs_in(path):
+    inside = [RunFolder(child) for child in Path(path).glob("*") if (child / "recipe.json").is_file()]
+    if (Path(path) / "recipe.json").is_file() or not inside:
+        return [find(path)]
+    return sorted(
+        inside, key=lambda run: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", run.path.name)]
+    )
+
+
 def free_path(parent, name):
     """`parent/name`, or with the first number behind it that is free."""
     path, number = Path(parent) / name, 1
@@ -136,6 +182,7 @@ def environment(dataset):
     return {
         "data": dataset.source,
         "data_sha256": dataset.fingerprint(),
+        "class_names": list(dataset.class_names),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "kcifar": kcifar.__version__,
         "python": platform.python_version(),

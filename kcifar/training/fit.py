@@ -11,7 +11,7 @@ from kcifar.callbacks.run_log import RunLog
 from kcifar.output import say
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
-from kcifar.training.evaluation import evaluate, load_model
+from kcifar.training.predictions import predictions
 
 
 def train(planned, run, resume=False, progress_every=None):
@@ -68,7 +68,7 @@ def train(planned, run, resume=False, progress_every=None):
 def _finish(planned, run, log, checkpoint, images):
     """Evaluates the best model on the test split, and writes the figures and `metrics.json`."""
     test, names = planned.dataset.test, planned.dataset.class_names
-    result = evaluate(load_model(run.best), test)
+    result = predictions(run, "test", test)
     selected_on = planned.recipe.select_on
     figures.curves(run.figure("curves"), log.rows, selected_on)
     figures.confusion(run.figure("confusion"), result.confusion, names)

@@ -1,0 +1,53 @@
+"""What a run's best model predicts, computed once and kept in its folder."""
+
+import contextlib
+import zipfile
+
+import numpy as np
+
+from kcifar.models.weights import sha256
+from kcifar.runs.files import replacing
+from kcifar.training.evaluation import evaluate, load_model
+from kcifar.training.scores import Scores
+
+
+def predictions(run, name, split, tta="none"):
+    """The `Scores` of a run's best model on a split: from `RUN/predictions/` where they are there, else computed.
+
+    What is kept is of the checksums of the model's file and of the images; a file of others is written anew.
+
+    Args:
+        run: a `kcifar.runs.folder.RunFolder`.
+        name: of the split, "test" or "validation".
+        split: a `kcifar.data.Split`.
+        tta: test-time augmentation, see `kcifar.training.evaluation.evaluate`.
+
+    Raises:
+        InputError: the run has no best model yet, or it is damaged, or of another number of classes.
+    """
+    path = run.predictions(name, tta)
+    key = {"model": sha256(run.expect_best()), "images": split.fingerprint()}
+    kept = _kept(path, key)
+    if kept is not None:
+        return Scores(kept, split.labels)
+    scores = evaluate(load_model(run.best), split, tta)
+    keep(path, key, scores)
+    return scores
+
+
+def keep(path, key, scores):
+    """Writes the scores of the model and images that the key names, where that can be written."""
+    with contextlib.suppress(OSError):  # of a full disk, or a folder that may only be read: they are computed again
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            np.savez(temporary, log_probabilities=scores.log_probabilities, **key)
+
+
+def _kept(path, key):
+    """The logarithms of the probabilities at `path`; None where there are none of this model and these images."""
+    try:
+        with np.load(path) as arrays:
+            same = all(str(arrays[name]) == value for name, value in key.items())
+            return arrays["log_probabilities"] if same else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,4 +1,4 @@
-"""Evaluate a run's best model on the test images: accuracy, loss, accuracy of each class; how sharp its minimum is."""
+"""Evaluate a run's best model on the test images: accuracy, calibration, confusion; how sharp its minimum is."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ examples:
   python -m kcifar.evaluate runs/mixup-seed42
   python -m kcifar.evaluate runs/mixup-seed42 --data cifar-10-python.tar.gz
   python -m kcifar.evaluate runs/mixup-seed42 --tta flip+shift
+  python -m kcifar.evaluate runs/mixup-seed42 --export onnx
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness --rho 0.1 --images 5000
 """
@@ -40,6 +41,9 @@ def _parser():
         choices=_TTA,
         help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6, shifted by a pixel too)",
     )
+    parser.add_argument(
+        "--export", choices=("onnx",), help="write the model as RUN/best.onnx too, checked against Keras"
+    )
     sharpness = parser.add_argument_group("sharpness of the minimum, by the recipe's loss on training images")
     sharpness.add_argument(
         "--sharpness",
@@ -59,25 +63,15 @@ def _evaluate(options):
             raise InputError(f"{name} is {value}; expected above 0")
 
     from kcifar.runs import folder
+    from kcifar.training.assessment import assess
 
     run = folder.find(options.run)
-    recipe = run.recipe
-
-    from kcifar import data
-    from kcifar.training.evaluation import evaluate, load_model
-
-    dataset = data.load(options.data or recipe.data)
-    result = evaluate(load_model(run.best), dataset.test, options.tta or "none")
-    views = f", test-time augmentation {options.tta}" if options.tta else ""
-    print(f"{run.best} on {len(dataset.test):,} test images of {dataset.source}{views}")
-    if recipe.select_on == "test":
-        print("the epoch was chosen on the test set itself: not an honest estimate")
-    print(f"accuracy  {result.accuracy:.2%}\nloss      {result.loss:.4f}\n")
-    width = max(map(len, dataset.class_names))
-    for name, accuracy in zip(dataset.class_names, result.per_class, strict=True):
-        print(f"{name:<{width}}  {accuracy:7.2%}")
+    found = assess(run, options.data, options.tta or "none")
+    print(found.text())
+    if options.export:
+        print(f"\nwrote {found.export_onnx()}")
     if options.sharpness:
-        _print_sharpness(run, dataset, options.rho or _RHO, options.images or _IMAGES)
+        _print_sharpness(run, found.dataset, options.rho or _RHO, options.images or _IMAGES)
 
 
 def _print_sharpness(run, dataset, rho, images):
@@ -86,8 +80,6 @@ def _print_sharpness(run, dataset, rho, images):
     from kcifar.training.landscape import sharpness
 
     recipe = run.recipe
-    if recipe.validation:
-        dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
     loss = components.loss(recipe.loss)
     model = load_model(run.best, float32=True)
     found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)

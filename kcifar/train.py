@@ -17,6 +17,7 @@ examples:
   python -m kcifar.train recipes/mixup.py --dry-run --out runs/look         # look at its transforms
   python -m kcifar.train recipes/transfer_resnet18.py freeze=stem,layer1,layer2 --progress 100
   python -m kcifar.train recipes/transfer_resnet18.py pretrained=weights/resnet18.safetensors
+  python -m kcifar.train recipes/mixup.py seed=0..4                         # five runs, one after another
   python -m kcifar.train --resume runs/mixup-seed42
   KERAS_BACKEND=jax python -m kcifar.train recipes/mixup.py
 """
@@ -39,9 +40,11 @@ def _parser():
     parser.add_argument(
         "--data", metavar="SOURCE", help="auto, demo, or a path: CIFAR-10 folder or archive, images, .npz, TFDS folder"
     )
-    parser.add_argument("--seed", metavar="N", help="the same as seed=N")
+    parser.add_argument("--seed", metavar="N", help="the same as seed=N; N..M trains each in turn")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/<recipe>-seed<N>)")
+    where.add_argument(
+        "--out", metavar="RUN", help="folder of the run, or of the runs (default: runs/<recipe>-seed<N>)"
+    )
     where.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
     parser.add_argument(
         "--progress",
@@ -67,6 +70,14 @@ def _train(options):
     if options.recipe and "=" in options.recipe:
         options.overrides.insert(0, options.recipe)
         options.recipe = None
+    seeds = None if options.resume else _take_seeds(options)
+    if seeds and not options.dry_run:
+        from kcifar.training.seeds import train_seeds
+
+        train_seeds(_expect_recipe(options), _overrides(options), seeds, options.out, options.progress)
+        return
+    if seeds:
+        options.overrides.append(f"seed={seeds[0]}")
     recipe, source, run = _resumed(options) if options.resume else _new(options)
 
     from kcifar import training
@@ -77,6 +88,8 @@ def _train(options):
     planned = training.plan(recipe, start)
     for name, text in planned.describe():
         print(f"{name:<15}{text}")
+    if seeds:
+        print(f"{'seeds':<15}{seeds[0]} to {seeds[-1]}, one after another")
     if options.dry_run:
         if options.out:
             _draw_transforms(planned, folder.make(options.out).figure("transforms"))
@@ -102,12 +115,29 @@ def _draw_transforms(planned, picture):
     print(f"{'picture':<15}{picture}")
 
 
+def _take_seeds(options):
+    """The range of seeds that is given as `seed=0..4` or `--seed 0..4`, taken out of the options; None without."""
+    texts = [o.partition("=")[2].strip() for o in options.overrides if o.partition("=")[0].strip() == "seed"]
+    texts += [] if options.seed is None else [options.seed]
+    if not any(".." in text for text in texts):
+        return None
+    from kcifar.training.seeds import seeds_in
+
+    options.overrides = [o for o in options.overrides if o.partition("=")[0].strip() != "seed"]
+    options.seed = None
+    return seeds_in(texts[-1])
+
+
+def _expect_recipe(options):
+    if not options.recipe:
+        raise InputError("no recipe given; expected the path of one, as recipes/mixup.py, or --resume RUN")
+    return options.recipe
+
+
 def _new(options):
     from kcifar import recipe
 
-    if not options.recipe:
-        raise InputError("no recipe given; expected the path of one, as recipes/mixup.py, or --resume RUN")
-    loaded = recipe.load(options.recipe).override(_overrides(options))
+    loaded = recipe.load(_expect_recipe(options)).override(_overrides(options))
     return loaded, Path(options.recipe).read_text(encoding="utf-8"), None
 
 

@@ -1,6 +1,7 @@
 """The folder of a run: what is in it, and making or finding one."""
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -52,11 +53,21 @@ class RunFolder:
     @property
     def class_names(self):
         """The names of the classes it was trained on; CIFAR-10's where it was made before they were written."""
+        return tuple(self.began_in().get("class_names", data.CLASS_NAMES))
+
+    def began_in(self):
+        """What `environment.json` holds. Raises InputError where it is damaged."""
         try:
             written = json.loads(self.environment.read_text(encoding="utf-8"))
-            return tuple(written.get("class_names", data.CLASS_NAMES))
-        except (OSError, ValueError, AttributeError) as error:
+            written["data_sha256"]
+            return written
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"'{self.environment}' is damaged ({error!r}): start a new run with --out") from None
+
+    def splits(self, dataset):
+        """The data set split as the recipe says, where that gives the images that it was trained on; else None."""
+        split = _split(dataset, self.recipe.validation, self.recipe.validation_seed)
+        return split if _fingerprint(split) == self.began_in()["data_sha256"] else None
 
     @property
     def recipe(self):
@@ -70,6 +81,16 @@ class RunFolder:
         if different:
             found = ", ".join(f"{name} is {getattr(own, name)!r} there" for name in different)
             raise InputError(f"'{self.path}' is a run of another recipe ({found}); start a new run with --out")
+
+
+@functools.lru_cache(maxsize=2)
+def _split(dataset, fraction, seed):
+    return dataset.split_validation(fraction, seed) if fraction else dataset
+
+
+@functools.lru_cache(maxsize=2)
+def _fingerprint(dataset):
+    return dataset.fingerprint()
 
 
 def create(path, recipe, source, dataset):
@@ -155,10 +176,10 @@ def record_resume(run, dataset):
     Raises:
         InputError: the data differ, or the weights that it started from.
     """
+    written = run.began_in()
     try:
-        written = json.loads(run.environment.read_text(encoding="utf-8"))
         images, weights = written["data_sha256"], written["pretrained_sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError as error:
         raise InputError(f"'{run.environment}' is damaged ({error!r}): start a new run with --out") from None
     now = environment(dataset)
     if now["data_sha256"] != images:

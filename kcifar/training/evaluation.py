@@ -6,7 +6,7 @@ import numpy as np
 from kcifar import backend
 from kcifar.errors import InputError, nearest
 from kcifar.training.part import evaluation_batches
-from kcifar.training.scores import Scores, normalised
+from kcifar.training.scores import Scores, are_probabilities, normalised
 from kcifar.training.test_time import TEST_TIME_AUGMENTATIONS
 
 
@@ -40,7 +40,7 @@ def log_probabilities(outputs):
     Outputs are taken for probabilities where each row has numbers from 0 that sum to 1 (to 1e-3), else for logits.
     """
     outputs = np.asarray(outputs, np.float64)
-    if (outputs >= 0).all() and (np.abs(outputs.sum(axis=-1) - 1) < 1e-3).all():
+    if are_probabilities(outputs):
         outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
     return normalised(outputs)
 
@@ -60,7 +60,7 @@ def load_model(path, float32=False):
 
 
 def open_model(path):
-    """The model saved at `path`, uncompiled, as plain Keras opens it. Raises InputError where it is missing or damaged."""
+    """The model saved at `path`, uncompiled. Raises InputError where it is missing or damaged."""
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise

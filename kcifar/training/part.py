@@ -78,7 +78,8 @@ class Features:
 
 def evaluation_batches(model, split, transforms=()):
     """A split in its own order, every image once, for a model behind transforms that draw nothing."""
-    tensors = [tensor for layer in model.layers for node in layer._inbound_nodes[:1] for tensor in node.output_tensors]
+    layers = model._flatten_layers(include_self=False)
+    tensors = [tensor for layer in layers for node in layer._inbound_nodes[:1] for tensor in node.output_tensors]
     images = [tensor.shape[1:3] for tensor in tensors if len(tensor.shape) == 4]
     large = any(None not in sides and math.prod(sides) > 96 * 96 for sides in images)
     return Batches(split, min(_LARGE_AT_ONCE if large else _EVALUATED_AT_ONCE, len(split)), transforms, shuffle=False)

@@ -76,7 +76,11 @@ class Scores:
         return float(squares.mean())
 
     def reliability(self, bins=_BINS):
-        """Of bins of the confidence, (0, 1/bins] and so on: images, mean confidence and accuracy, (bins,) each; NaN if empty."""
+        """Of bins of the confidence, from (0, 1/bins] to (1 − 1/bins, 1]: images, mean confidence, and accuracy.
+
+        Returns:
+            Three arrays (bins,); the means of an empty bin are NaN.
+        """
         edges = np.linspace(0, 1, bins + 1)
         place = np.clip(np.searchsorted(edges, self.confidence, side="left") - 1, 0, bins - 1)
         images = np.bincount(place, minlength=bins)
@@ -118,6 +122,11 @@ class Scores:
 
     def _of_label(self, values):
         return values[np.arange(len(self.labels)), self.labels]
+
+
+def are_probabilities(outputs):
+    """Whether each row of a model's outputs (n, classes) has numbers from 0 that sum to 1 (to 1e-3)."""
+    return bool((outputs >= 0).all() and (np.abs(outputs.sum(axis=-1) - 1) < 1e-3).all())
 
 
 def normalised(logits):

@@ -1,0 +1,103 @@
+"""The same recipe from several seeds: members of an ensemble, or a mean with its spread."""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from kcifar import recipe
+from kcifar.errors import InputError
+from kcifar.output import say
+from kcifar.runs import folder
+
+_PATIENCE = 10  # seconds that a training which is interrupted has to end by itself
+
+
+def seeds_in(text):
+    """The seeds that `0..4` names, both ends included.
+
+    Raises:
+        InputError: it is no such range, or an empty one.
+    """
+    found = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise InputError(f"seed is '{text}'; expected a number, or a range from the smaller to the greater, as 0..4")
+    return range(int(found[1]), int(found[2]) + 1)
+
+
+def train_seeds(path, overrides, seeds, out=None, progress_every=None):
+    """Trains a recipe once for each seed, one after another, each in a process of its own.
+
+    Runs are `OUT/seed0`, …. Those that are done stay, one that was interrupted goes on: so the same command again does
+    what is left.
+
+    Args:
+        path: of the recipe.
+        overrides: without the seed.
+        seeds: a range.
+        out: folder of the runs; None for `runs/<recipe>-seeds<first>-<last>`.
+        progress_every: see `kcifar.training.train`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a run in the folder is of another recipe, or a training ended with an error.
+    """
+    out = Path(out or Path("runs") / f"{Path(path).stem}-seeds{seeds[0]}-{seeds[-1]}")
+    runs = {seed: folder.RunFolder(out / f"seed{seed}") for seed in seeds}
+    for seed, run in runs.items():
+        if run.recipe_json.exists():
+            run.expect_recipe(recipe.load(path).override([*overrides, f"seed={seed}"]))
+    for place, (seed, run) in enumerate(runs.items(), start=1):
+        say(f"{'' if place == 1 else chr(10)}seed {seed}, {place} of {len(runs)}: {_state(run)}")
+        if not run.metrics.exists():
+            _train(run, path, [*overrides, f"seed={seed}"], progress_every)
+    say(f"\n{_summary(runs)}\nlet them vote: python -m kcifar.vote {out}")
+    return out
+
+
+def _state(run):
+    if run.metrics.exists():
+        return f"{run.path} is done, {_accuracy(run):.2%} on test"
+    return f"{run.path} goes on" if run.recipe_json.exists() else f"{run.path}"
+
+
+def _train(run, path, overrides, progress_every):
+    what = ["--resume", str(run.path)] if run.recipe_json.exists() else [str(path), *overrides, "--out", str(run.path)]
+    progress = [] if progress_every is None else ["--progress", str(progress_every)]
+    process = subprocess.Popen([sys.executable, "-m", "kcifar.train", *what, *progress])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        _end(process)
+        raise
+    if code:
+        raise InputError(f"the training of '{run.path}' ended with exit code {code}: give the same command again")
+
+
+def _end(process):
+    """Lets a training end by itself, which Ctrl-C on a terminal has reached too; else ends it."""
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+
+
+def _accuracy(run):
+    try:
+        return json.loads(run.metrics.read_text(encoding="utf-8"))["test_accuracy"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"'{run.metrics}' is damaged ({error!r}): delete it, and it is made again") from None
+
+
+def _summary(runs):
+    accuracies = [_accuracy(run) for run in runs.values()]
+    lines = [f"seed {seed:<6}{accuracy:.2%} on test" for seed, accuracy in zip(runs, accuracies, strict=True)]
+    if len(accuracies) > 1:
+        mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
+        lines.append(f"{'mean':<11}{mean:.2%} ± {100 * spread:.2f} (standard deviation of {len(accuracies)} seeds)")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Let runs vote: accuracy of each, of ensembles of every size, chosen on validation and confirmed on test."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from kcifar.commands import run_command
+from kcifar.errors import InputError
+
+_EXAMPLES = """\
+examples:
+  python -m kcifar.vote runs/mixup-seed0 runs/mixup-seed1 runs/mixup-seed2
+  python -m kcifar.vote runs/mixup-seeds0-4                        # a folder of runs
+  python -m kcifar.vote runs/mixup-seeds0-4 --out ensemble.keras   # the best ensemble, in one file
+  python -m kcifar.vote runs/mixup-seeds0-4 --mode hard --out ensemble.keras --export onnx
+  python -m kcifar.vote runs/tuned-seeds0-4 --soup                 # beside it the mean of the weights
+  python -m kcifar.vote runs/mixup-seeds0-4 --json > votes.json
+"""
+
+
+def main(arguments=None):
+    """The command; returns its exit code."""
+    return run_command(_parser(), _vote, arguments)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m kcifar.vote",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder that kcifar.train wrote, or one with several")
+    parser.add_argument("--data", metavar="SOURCE", help="the images from elsewhere (default: those of the first run)")
+    parser.add_argument(
+        "--mode",
+        choices=("soft", "hard"),
+        default="soft",
+        help="of the ensemble that is named and written: soft, the mean of the probabilities (default); hard, the most "
+        "frequent class, ties to the larger mean",
+    )
+    parser.add_argument("--out", metavar="FILE.keras", type=Path, help="write the best ensemble as one Keras model")
+    parser.add_argument("--export", choices=("onnx",), help="and beside FILE.keras the same as FILE.onnx")
+    parser.add_argument(
+        "--soup",
+        action="store_true",
+        help="compare with the mean of the weights of all runs, of one architecture; BatchNorm's statistics found anew",
+    )
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    return parser
+
+
+def _vote(options):
+    if options.out and options.out.suffix != ".keras":
+        raise InputError(f"--out is '{options.out}'; expected a file that ends in .keras")
+    if options.export and not options.out:
+        raise InputError("--export writes beside the ensemble's file: give --out FILE.keras too")
+
+    from kcifar.runs import folder
+    from kcifar.voting.election import elect
+
+    election = elect(folder.find_all(options.runs), options.mode, options.data, options.soup)
+    for warning in election.members.warnings:
+        print(f"vote: warning: {warning}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(election.figures(), indent=2))
+    else:
+        print(election.text())
+    if options.out:
+        for path in election.write(options.out, options.export):
+            print(f"wrote {path}", file=sys.stderr if options.json else sys.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""All that a vote of runs has to tell, and the ensemble that comes of it."""
+
+import dataclasses
+
+import numpy as np
+
+from kcifar.data import Batches
+from kcifar.errors import InputError
+from kcifar.runs.state import save_model
+from kcifar.training.evaluation import evaluate, open_model
+from kcifar.training.scores import Scores
+from kcifar.voting import selection
+from kcifar.voting.ensembles import ensemble
+from kcifar.voting.layer import MODES
+from kcifar.voting.members import Members, members
+from kcifar.voting.soup import soup
+
+_MOST_AGREEMENTS = 12  # members whose agreement is printed pair by pair
+_SOUP_IMAGES, _SOUP_BATCH = 10_000, 100
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Election:
+    """The votes of an ensemble's members.
+
+    Attributes:
+        members: `kcifar.voting.members.Members`.
+        mode: that of the ensemble that is named and written.
+        sizes: by mode, the `kcifar.voting.selection.Size`s.
+        soup: the `Scores` of the mean of the weights on the test images; None where it is not asked for.
+    """
+
+    members: Members
+    mode: str
+    sizes: dict
+    soup: Scores | None
+
+    @property
+    def best(self):
+        """The `Size` that is named and written."""
+        return selection.best(self.sizes[self.mode])
+
+    @property
+    def scores(self):
+        """The test `Scores` of the soft vote of the best members."""
+        chosen = [self.members.test[place] for place in self.best.members]
+        mean = np.mean([scores.probabilities for scores in chosen], axis=0)
+        return Scores(np.log(np.maximum(mean, np.finfo(np.float64).tiny)), chosen[0].labels)
+
+    def ties(self, size):
+        """The number of test images for which classes tie for the most votes of a size's best members."""
+        return selection.ties([self.members.test[place] for place in size.members])
+
+    def figures(self):
+        """All figures as plain values, as JSON can hold them."""
+        found = self.members
+        return {
+            "test_images": len(found.dataset.test),
+            "validation_images": len(found.validation[0].labels) if found.validation else 0,
+            "warnings": found.warnings,
+            "members": [
+                {
+                    "run": str(run.path),
+                    "validation_accuracy": found.validation[place].accuracy if found.validation else None,
+                    "test_accuracy": scores.accuracy,
+                    "test_accuracy_interval": scores.accuracy_interval(),
+                }
+                for place, (run, scores) in enumerate(zip(found.runs, found.test, strict=True))
+            ],
+            "agreement": selection.agreement(found.test).tolist(),
+            "sizes": {mode: [self._size_figures(size) for size in self.sizes[mode]] for mode in MODES},
+            "best": {"mode": self.mode, **self._size_figures(self.best)},
+            "soup": None if self.soup is None else {"test_accuracy": self.soup.accuracy, "test_loss": self.soup.loss},
+        }
+
+    def _size_figures(self, size):
+        return {
+            "members": [str(self.members.runs[place].path) for place in size.members],
+            "validation_accuracy": size.validation,
+            "test_accuracy": size.test,
+            "ties": self.ties(size),
+            "all_test_accuracies": size.every.tolist(),
+        }
+
+    def text(self):
+        """The figures for people to read."""
+        parts = [self._head(), self._members(), self._agreement(), *map(self._sizes, MODES), self._conclusion()]
+        return "\n\n".join(part for part in parts if part)
+
+    def _head(self):
+        found = self.members
+        chosen_on = f"sizes chosen on {len(found.validation[0].labels):,} validation images" if found.validation else ""
+        parts = [
+            f"{len(found.runs)} members, {len(found.dataset.test):,} test images of {found.dataset.source}",
+            chosen_on,
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def _members(self):
+        found = self.members
+        names = [str(run.path) for run in found.runs]
+        width = max(map(len, names)) + 4
+        lines = [f"{'member':<{width}}validation    test   95 % interval"]
+        for place, (name, scores) in enumerate(zip(names, found.test, strict=True)):
+            low, high = scores.accuracy_interval()
+            validation = _percent(found.validation[place].accuracy if found.validation else None)
+            named = f"{place + 1:>2}  {name}"
+            lines.append(f"{named:<{width}}{validation:>10}  {scores.accuracy:6.2%}  {low:.1%} – {high:.1%}")
+        return "\n".join(lines)
+
+    def _agreement(self):
+        shares = selection.agreement(self.members.test)
+        pairs = shares[np.triu_indices(len(shares), 1)]
+        lines = [f"two members agree on {pairs.mean():.1%} of the test images ({pairs.min():.1%} – {pairs.max():.1%})"]
+        if 2 < len(shares) <= _MOST_AGREEMENTS:
+            lines.append("    " + "".join(f"{place + 1:>6}" for place in range(len(shares))))
+            for place, row in enumerate(shares[:-1]):
+                cells = "".join(f"{share:6.1%}" if other > place else " " * 6 for other, share in enumerate(row))
+                lines.append(f"{place + 1:>4}{cells}")
+        return "\n".join(lines)
+
+    def _sizes(self, mode):
+        about = {
+            "soft": "soft vote: the mean of the probabilities",
+            "hard": "hard vote: the most frequent class, ties to the larger mean probability",
+        }[mode]
+        ties = "  ties" if mode == "hard" else ""
+        lines = [about, f"size  validation    test{ties}  any of that size, test      members"]
+        for size in self.sizes[mode]:
+            tied = f"  {self.ties(size):>4}" if mode == "hard" else ""
+            every = f"{size.every.mean():.2%} ({size.every.min():.2%} – {size.every.max():.2%})"
+            names = " ".join(str(place + 1) for place in sorted(size.members))
+            validation = _percent(size.validation)
+            lines.append(f"{len(size.members):>4}  {validation:>10}  {size.test:6.2%}{tied}  {every:<26}{names}")
+        return "\n".join(lines)
+
+    def _conclusion(self):
+        best = self.best
+        how = "chosen on validation" if best.validation is not None else "not chosen: no image is left to choose it on"
+        lines = [f"best: {len(best.members)} members, {self.mode} vote ({how}), {best.test:.2%} on test"]
+        if self.soup is not None:
+            lines.append(f"the mean of the weights of all: {self.soup.accuracy:.2%} on test, loss {self.soup.loss:.4f}")
+        return "\n".join(lines)
+
+    def write(self, path, export=None):
+        """Writes the ensemble of the best members as one `.keras` file, and beside it what `export` names.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            InputError: the ensemble is of one member, or what is exported differs from it.
+        """
+        chosen = [self.members.runs[place] for place in sorted(self.best.members)]
+        if len(chosen) < 2:
+            raise InputError(f"on validation one member is best, '{chosen[0].path}': take its best.keras")
+        model = ensemble([open_model(run.best) for run in chosen], self.mode)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_model(model, path)
+        if not export:
+            return [path]
+        from kcifar.training.onnx import export_onnx
+
+        exported = path.with_suffix(".onnx")
+        export_onnx(model, exported, self.members.dataset.test.images[:_SOUP_BATCH])
+        return [path, exported]
+
+
+def elect(runs, mode="soft", source=None, with_soup=False):
+    """The `Election` of runs.
+
+    Args:
+        runs: see `kcifar.voting.members.members`.
+        mode: "soft" or "hard", of the ensemble that is named.
+        source: of the data; None for the first run's.
+        with_soup: also the mean of the weights.
+
+    Raises:
+        InputError: as `members`, and where the soup's models are not of one architecture.
+    """
+    found = members(runs, source)
+    sizes = {each: selection.sizes(found.validation, found.test, each) for each in MODES}
+    return Election(found, mode, sizes, _soup(found) if with_soup else None)
+
+
+def _soup(found):
+    train = (found.runs[0].splits(found.dataset) or found.dataset).train
+    few = train.take(slice(_SOUP_IMAGES))
+    batches = Batches(few, min(_SOUP_BATCH, len(few)), shuffle=False, drop_last=True)
+    return evaluate(soup([open_model(run.best) for run in found.runs], batches), found.dataset.test)
+
+
+def _percent(fraction):
+    return "–" if fraction is None else f"{fraction:.2%}"

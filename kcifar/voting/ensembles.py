@@ -1,0 +1,90 @@
+"""Several models as one."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from kcifar.errors import InputError
+from kcifar.training.scores import are_probabilities
+from kcifar.voting.layer import Voting, expect_mode, member_weights
+
+
+def ensemble(models, mode="soft", weights=None, image_shape=(32, 32, 3)):
+    """One model of several, whose output is their vote.
+
+    Each member keeps what is in it (normalisation, resizing); images of another size than it takes are scaled to that
+    first (bilinear; with antialiasing where they shrink). A soft vote is made of Keras's own layers, so the saved file
+    opens in plain Keras; that of a hard vote needs `import kcifar.voting` first.
+
+    Args:
+        models: functional or sequential Keras models, each from one image to (batch, classes) logits, or to
+            probabilities, which is tried on two images of noise.
+        mode, weights: see `kcifar.voting.Voting`.
+        image_shape: (height, width, channels) of the images that the ensemble takes.
+
+    Returns:
+        A `keras.Model`: raw images (batch, *image_shape) -> float32 (batch, classes) probabilities. It shares the
+        members' layers.
+
+    Raises:
+        InputError: fewer than two members, one that is no such model, or of another number of classes.
+    """
+    models = list(models)
+    expect_mode(mode)
+    if len(models) < 2:
+        found = "no members" if not models else "one member"
+        raise InputError(f"an ensemble of {found}; expected at least two models")
+    for place, model in enumerate(models):
+        _expect_classifier(model, place)
+    classes = [model.outputs[0].shape[-1] for model in models]
+    if len(set(classes)) > 1:
+        raise InputError(f"members have {', '.join(map(str, classes))} classes; expected the same number of all")
+    image = keras.Input(image_shape, name="image")
+    probabilities = [_probabilities(model, place, image) for place, model in enumerate(models)]
+    return keras.Model(image, _vote(probabilities, mode, weights), name="ensemble")
+
+
+def _vote(probabilities, mode, weights):
+    if mode == "hard":
+        return Voting(mode, weights, name="voting")(ops.stack(probabilities))
+    if weights is None:
+        return layers.Average(dtype="float32", name="voting")(probabilities)
+    shares = member_weights(weights, len(probabilities)).tolist()
+    weighted = [
+        layers.Rescaling(share, dtype="float32", name=f"weight{place}")(of_member)
+        for place, (share, of_member) in enumerate(zip(shares, probabilities, strict=True), start=1)
+    ]
+    return layers.Add(dtype="float32", name="voting")(weighted)
+
+
+def _probabilities(model, place, image):
+    name = f"member{place + 1}_{model.name}"
+    member = keras.Model(model.inputs[0], model.outputs[0], name=name)
+    outputs = member(_scaled(image, model.inputs[0].shape[1:3], f"{name}_resize"))
+    if _gives_probabilities(member):
+        return outputs
+    return layers.Softmax(dtype="float32", name=f"{name}_softmax")(outputs)
+
+
+def _scaled(image, sides, name):
+    if None in sides or tuple(sides) == tuple(image.shape[1:3]):
+        return image
+    shrinks = min(sides) < min(image.shape[1:3])
+    resizing = layers.Resizing(*sides, "bilinear", antialias=shrinks, dtype="float32", name=name)
+    return resizing(image, training=False)  # its own default is True, and would hold for all layers behind it
+
+
+def _gives_probabilities(model):
+    sides = [side or 32 for side in model.inputs[0].shape[1:3]]
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *sides, model.inputs[0].shape[-1])).astype("float32")
+    return are_probabilities(ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32")))
+
+
+def _expect_classifier(model, place):
+    shapes = [tensor.shape for tensor in (*getattr(model, "inputs", ()), *getattr(model, "outputs", ()))]
+    if [len(shape) for shape in shapes] != [4, 2]:
+        found = f"shapes {shapes}" if shapes else f"a {type(model).__name__}"
+        raise InputError(
+            f"member {place + 1} has {found}; expected a Keras model from images (batch, height, width, channels) to "
+            "(batch, classes)"
+        )

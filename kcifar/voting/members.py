@@ -1,0 +1,105 @@
+"""Runs as members of an ensemble: what they predict, and the images that none of them was trained on."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from kcifar import data
+from kcifar.data.dataset import validation_rows
+from kcifar.errors import InputError
+from kcifar.training.predictions import predictions
+from kcifar.training.scores import Scores
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Members:
+    """What the runs of an ensemble predict.
+
+    Attributes:
+        runs: `kcifar.runs.folder.RunFolder`s.
+        dataset: the `kcifar.data.Dataset`, without a validation split.
+        validation: of each run the `Scores` on the images that none of them was trained on; empty without such images.
+        test: of each run the `Scores` on the test images.
+        warnings: why the validation images are not those of every run, for people to read.
+    """
+
+    runs: list
+    dataset: data.Dataset
+    validation: list[Scores]
+    test: list[Scores]
+    warnings: list[str]
+
+
+def members(runs, source=None):
+    """The `Members` that runs are, their predictions from their folders where they are kept there.
+
+    Args:
+        runs: at least two `kcifar.runs.folder.RunFolder`s.
+        source: of the data; None for the first run's.
+
+    Raises:
+        InputError: fewer than two runs, different class lists, a run without a best model, or a damaged one.
+    """
+    if len(runs) < 2:
+        found = f"one member, '{runs[0].path}'" if runs else "no members"
+        raise InputError(f"{found}; expected at least two runs, or a folder with them")
+    dataset = data.load(source or runs[0].recipe.data)
+    _expect_classes(runs, dataset)
+    for run in runs:
+        run.expect_best()
+    held_out, warnings = _held_out(runs, dataset)
+    with_progress = functools.partial(track, console=Console(stderr=True), transient=True)
+    test = [predictions(run, "test", dataset.test) for run in with_progress(runs, "test images")]
+    validation = []
+    if len(held_out):
+        validation = [_on(held_out, run, dataset) for run in with_progress(runs, "validation images")]
+    return Members(list(runs), dataset, validation, test, warnings)
+
+
+def _expect_classes(runs, dataset):
+    first = runs[0]
+    for run in runs[1:]:
+        if run.class_names != first.class_names:
+            raise InputError(
+                f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, '{run.path}' on "
+                f"{', '.join(run.class_names)}; expected the same, in the same order"
+            )
+    if dataset.class_names != first.class_names:
+        raise InputError(
+            f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, but {dataset.source} has "
+            f"{', '.join(dataset.class_names)}: give its own by --data"
+        )
+
+
+def _held_out(runs, dataset):
+    """(rows of the training images that no run was trained on, what to warn of)."""
+    own = [_held_out_by(run, dataset) for run in runs]
+    common = functools.reduce(np.intersect1d, own)
+    others = [str(run.path) for run in runs if run.splits(dataset) is None]
+    if others:
+        which = f"{', '.join(others)}: trained on other images than {dataset.source} has"
+        return common[:0], [f"{which}, so none of these counts as held out: no size is chosen"]
+    if not len(common):
+        return common, ["no training image was held out from all members: no size is chosen, as it would leak"]
+    if any(len(rows) > len(common) for rows in own):
+        return common, [
+            "members were trained on validation images of others, on which a choice of the size would leak: it is "
+            f"chosen on the {len(common):,} images that all held out (train them with the same validation_seed)"
+        ]
+    return common, []
+
+
+def _held_out_by(run, dataset):
+    recipe = run.recipe
+    return validation_rows(len(dataset.train), recipe.validation, recipe.validation_seed)
+
+
+def _on(rows, run, dataset):
+    """The run's scores on these rows of the training images, of those that it held out."""
+    own = _held_out_by(run, dataset)
+    scores = predictions(run, "validation", run.splits(dataset).validation)
+    places = np.searchsorted(own, rows)
+    return Scores(scores.log_probabilities[places], scores.labels[places])

@@ -4,7 +4,8 @@ Source: a course report on CIFAR-10, whose ensemble of five such models (seeds) 
 chosen on the test set). It leaves open the optimizer and its schedule (but that it steps once an epoch; here a cosine
 over all steps), the images at evaluation (here scaled to 256, the middle 224), and the epochs (here at most 200).
 Batch 512 over several GPUs there, 128 on one, as here.
-Command: python -m kcifar.train recipes/swsl_resnet18.py --seed 0
+Command: python -m kcifar.train recipes/swsl_resnet18.py seed=0..4
+         python -m kcifar.vote runs/swsl_resnet18-seeds0-4 --out ensemble.keras
 Measured: not run.
 """
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = Path(os.environ.get("KCIFAR_TEST_IMAGES", ROOT.parent / "shared" / "cifar10"))
 NO_IMAGES = f"needs the images of CIFAR-10: no 'unpack' in {IMAGES}"
 NO_GPU = "needs a GPU"
+NO_CHROMIUM = "needs Chromium and its driver (Debian's packages chromium and chromium-driver)"
 NO_KERAS_CV = "needs KerasCV, which is not installed here: make test-cv"
 
 
@@ -76,5 +78,6 @@ def _may_skip(reason):
     return (
         NO_GPU in reason
         or (NO_IMAGES in reason and not (IMAGES / "unpack").exists())
+        or (NO_CHROMIUM in reason and not (shutil.which("chromium") and shutil.which("chromedriver")))
         or (NO_KERAS_CV in reason and not importlib.util.find_spec("keras_cv"))
     )

@@ -80,13 +80,13 @@ def run_python(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "vote", "predict", "report"])
 def test_help_imports_nothing_heavy(command):
     result = run_python("-X", "importtime", "-m", f"kcifar.{command}", "--help")
     assert "examples:" in result.stdout
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in result.stderr.splitlines()}
     assert "argparse" in imported
-    assert not imported & {"torch", "jax", "keras", "matplotlib", "numpy", "tensorflow", "rich", "PIL"}
+    assert not imported & {"torch", "jax", "keras", "matplotlib", "numpy", "tensorflow", "rich", "PIL", "scipy", "jinja2"}
 
 
 CHOICE = "import json, os, sys; {first}; import kcifar, keras; print(json.dumps([keras.backend.backend()]))"

@@ -26,6 +26,7 @@ _FUNCTIONS = [
     "update_sgd",
     "use_deterministic_algorithms",
     "values_between_steps",
+    "write_onnx",
 ]
 __all__ = [*_FUNCTIONS, "download", "name", "read_pytorch"]
 

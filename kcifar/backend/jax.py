@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+from kcifar.errors import InputError
+
 
 def compiled(function):
     """The function of arrays, compiled as a whole for each new shape."""
@@ -192,3 +194,10 @@ def update_adam(optimizer, gradients, variables, slots, learning_rate, l2, first
 def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2):
     """False: XLA fuses the updates of all variables by itself."""
     return False
+
+
+def write_onnx(model, path):
+    """Raises InputError: Keras on JAX needs another package for it, which ties down its versions."""
+    raise InputError(
+        "ONNX is written by torch: run the same command with KERAS_BACKEND=torch (the .keras file is the same)"
+    )

@@ -1,4 +1,4 @@
-"""The pictures of a run."""
+"""The pictures of a run: functions that draw one as a Figure, and one that saves it."""
 
 import matplotlib
 import numpy as np
@@ -11,7 +11,7 @@ _COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}
 _MOST_POINTS = 20_000
 
 
-def learning_rate(path, learning_rates, epochs, steps_per_epoch):
+def learning_rate(learning_rates, epochs, steps_per_epoch):
     """The learning rate of every optimizer step against the epoch. `learning_rates`: steps -> array."""
     steps = np.arange(epochs * steps_per_epoch)
     if len(steps) > _MOST_POINTS:
@@ -20,31 +20,36 @@ def learning_rate(path, learning_rates, epochs, steps_per_epoch):
     axes.plot(steps / steps_per_epoch, learning_rates(steps), color="#0072b2", linewidth=1.2)
     axes.set_ylim(bottom=0)
     axes.set_title("Learning rate")
-    _save(figure, path)
+    return figure
 
 
-def curves(path, rows, selected_on):
+def curves(rows, selected_on):
     """Accuracy and loss by epoch on each split that was evaluated. `rows`: those of log.csv."""
     figure = Figure((10, 4), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
+    for axes, quantity in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        draw_curves(axes, rows, quantity, selected_on)
+    return figure
+
+
+def draw_curves(axes, rows, quantity, selected_on):
+    """Draws "accuracy" or "loss" by epoch on each split that was evaluated. `rows`: those of log.csv."""
     epochs = [row["epoch"] for row in rows]
+    scale = 100 if quantity == "accuracy" else 1
     for name, colour in _COLOURS.items():
-        if f"{name}_accuracy" in rows[0]:
+        if f"{name}_{quantity}" in rows[0]:
             label = f"{name} (selects the best epoch)" if name == selected_on else name
             style = {"color": colour, "label": label, "marker": "." if len(rows) < 60 else None}
-            accuracy.plot(epochs, [100 * row[f"{name}_accuracy"] for row in rows], **style)
-            loss.plot(epochs, [row[f"{name}_loss"] for row in rows], **style)
-    running = {"color": "#888888", "linestyle": "--", "marker": ".", "label": "training batches"}
-    loss.plot(epochs, [row["loss"] for row in rows], **running)
-    for axes, name in ((accuracy, "accuracy in %"), (loss, "loss")):
-        axes.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(rows) + 0.5))
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    _save(figure, path)
+            axes.plot(epochs, [scale * row[f"{name}_{quantity}"] for row in rows], **style)
+    if quantity == "loss":
+        running = {"color": "#888888", "linestyle": "--", "marker": ".", "label": "training batches"}
+        axes.plot(epochs, [row["loss"] for row in rows], **running)
+    axes.set(xlabel="epoch", ylabel="accuracy in %" if quantity == "accuracy" else "loss", xlim=(0.5, len(rows) + 0.5))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
-def confusion(path, matrix, class_names):
+def confusion(matrix, class_names):
     """How often each class (row) was taken for each (column), in % of the row. `matrix`: int (classes, classes)."""
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure, axes = _axes("prediction", "label", (7, 6))
@@ -59,10 +64,10 @@ def confusion(path, matrix, class_names):
                 colour = "white" if share[row, column] > 50 else "black"
                 axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_title("Confusion on the test set, % of each label")
-    _save(figure, path)
+    return figure
 
 
-def predictions(path, split, probabilities, class_names, count=16):
+def predictions(split, probabilities, class_names, count=16):
     """The first test images with label, prediction and its probability; wrong ones in orange."""
     figure = Figure((10, 4), layout="constrained")
     figure.suptitle("label → prediction and its probability, the first test images", fontsize=10)
@@ -77,10 +82,10 @@ def predictions(path, split, probabilities, class_names, count=16):
             fontsize=8,
             color="black" if label == predicted else "#d55e00",
         )
-    _save(figure, path)
+    return figure
 
 
-def transforms(path, split, draws, class_names):
+def transforms(split, draws, class_names):
     """Images of a split, a row each, and beside each what transforms made of it, with its label.
 
     Args:
@@ -95,7 +100,14 @@ def transforms(path, split, draws, class_names):
             axes[row, column].imshow(np.clip(np.round(image), 0, 255).astype("uint8"))
             axes[row, column].set(xticks=[], yticks=[])
             axes[row, column].set_xlabel(_label(label, class_names), fontsize=7)
-    _save(figure, path)
+    return figure
+
+
+def save(figure, path):
+    """Writes the figure as a PNG file."""
+    # Without a version and date in it, equal runs give equal files.
+    with replacing(path) as temporary, matplotlib.rc_context({"font.size": 10}):
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
 def _label(shares, class_names):
@@ -112,9 +124,3 @@ def _axes(xlabel, ylabel, size=(7, 4)):
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     return figure, axes
-
-
-def _save(figure, path):
-    # Without a version and date in it, equal runs give equal files.
-    with replacing(path) as temporary, matplotlib.rc_context({"font.size": 10}):
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})

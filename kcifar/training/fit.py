@@ -4,8 +4,9 @@ import resource
 import sys
 
 from kcifar import backend
-from kcifar.callbacks import Checkpoint, StopOnNaN
+from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
 from kcifar.callbacks.evaluate import Evaluate
+from kcifar.callbacks.live_figures import LiveCurves
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
 from kcifar.output import say
@@ -25,11 +26,12 @@ def train(planned, run, resume=False, progress_every=None):
         progress_every: batches after which a line is printed; None for a bar on a terminal, a line a minute elsewhere.
 
     Raises:
-        InputError: what there is to resume from is damaged.
+        InputError: what there is to resume from is damaged; tensorboardX is not installed and the recipe wants it.
     """
     recipe, model, batches = planned.recipe, planned.model, planned.batches
     images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
     log = RunLog(run.log, planned.learning_rate_at)
+    tensorboard = TensorBoard(run.path / "tensorboard") if recipe.tensorboard else None
     stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping) if part]
     checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful, planned.whole)
     progress = ProgressBar(planned.learning_rate_at, images, recipe.batch_size, progress_every)
@@ -39,14 +41,17 @@ def train(planned, run, resume=False, progress_every=None):
         planned.weight_ema,
         evaluation,
         log,
+        tensorboard,
         planned.early_stopping,
         checkpoint,
         StopOnNaN(),
+        LiveCurves(run.figure("curves"), log, recipe.select_on),
         progress,
     ]
 
     batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
-    figures.learning_rate(run.figure("learning_rate"), planned.learning_rates, recipe.epochs, len(batches))
+    schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
+    figures.save(schedule, run.figure("learning_rate"))
     if batches.epoch >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:
@@ -62,6 +67,8 @@ def train(planned, run, resume=False, progress_every=None):
             )
         finally:
             progress.close()
+            if tensorboard:
+                tensorboard.close()
     return _finish(planned, run, log, checkpoint, images)
 
 
@@ -70,9 +77,9 @@ def _finish(planned, run, log, checkpoint, images):
     test, names = planned.dataset.test, planned.dataset.class_names
     result = predictions(run, "test", test)
     selected_on = planned.recipe.select_on
-    figures.curves(run.figure("curves"), log.rows, selected_on)
-    figures.confusion(run.figure("confusion"), result.confusion, names)
-    figures.predictions(run.figure("predictions"), test, result.probabilities, names)
+    figures.save(figures.curves(log.rows, selected_on), run.figure("curves"))
+    figures.save(figures.confusion(result.confusion, names), run.figure("confusion"))
+    figures.save(figures.predictions(test, result.probabilities, names), run.figure("predictions"))
 
     train_seconds = sum(log.train_seconds)
     metrics = {

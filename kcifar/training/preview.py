@@ -27,4 +27,4 @@ def draw_transforms(planned, path):
     for epoch in range(_DRAWS):
         batches.epoch = epoch
         draws.append(tuple(map(keras.ops.convert_to_numpy, batches[0])))
-    figures.transforms(path, few, draws, planned.dataset.class_names)
+    figures.save(figures.transforms(few, draws, planned.dataset.class_names), path)

@@ -10,6 +10,7 @@ from kcifar.backend.torch.gradients import gradients, hessian_product, pass_stat
 from kcifar.backend.torch.graph import use_native_kernels
 from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
+from kcifar.backend.torch.onnx import write_onnx
 from kcifar.backend.torch.step import use_native_step
 from kcifar.backend.torch.updates import update_adam, update_sgd
 from kcifar.backend.torch.values import blended, clipped, known_values, switch, values_between_steps
@@ -34,6 +35,7 @@ __all__ = [
     "update_sgd",
     "use_deterministic_algorithms",
     "values_between_steps",
+    "write_onnx",
 ]
 
 

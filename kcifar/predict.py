@@ -1,0 +1,121 @@
+"""Predict the classes of images of any size and format."""
+
+import argparse
+import json
+import sys
+
+from kcifar.commands import run_command
+from kcifar.errors import InputError
+
+_EXAMPLES = """\
+An image is scaled so that its shorter side fits the model's input (bicubic, antialiased), and the middle is cut; one of
+just that size is left as it is. It is turned as its EXIF orientation says; what is transparent is laid on white; 16-bit
+grey is scaled to 8 bits; of an animation the first frame counts. The model gets raw pixels, 0 to 255.
+
+Of a folder all images in it and below it are taken, sorted by path, without those whose names begin with a dot. One in
+a folder that cannot be read is named on stderr and left out; the exit code is 0 as long as there are others. An image
+that is named itself and cannot be read ends the command with exit code 2.
+
+examples:
+  python -m kcifar.predict runs/mixup-seed42 cat.jpg
+  python -m kcifar.predict runs/mixup-seed42 photos/ --top 1
+  python -m kcifar.predict runs/mixup-seed42/best.keras cat.jpg dog.png --top 10
+  python -m kcifar.predict ensemble.keras photos/ --json > predictions.json
+  KERAS_BACKEND=jax python -m kcifar.predict my_own_classifier.keras cat.jpg
+"""
+
+_TOP = 3
+_ONE_BY_ONE = 4
+
+
+def main(arguments=None):
+    """The command; returns its exit code."""
+    return run_command(_parser(), _predict, arguments)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m kcifar.predict",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model",
+        metavar="RUN_OR_FILE",
+        help="a folder that kcifar.train wrote (its best model is taken), or a .keras file: any classifier of images "
+        "that gives logits or probabilities",
+    )
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of images")
+    parser.add_argument(
+        "--top", metavar="N", type=_top, help=f"how many classes, the most probable first (default: {_TOP})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document: a list with an item per image")
+    return parser
+
+
+def _top(text):
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of classes; expected a whole number, at least 1")
+    return int(text)
+
+
+def _predict(options):
+    from kcifar.data import photos
+
+    found = photos.find(options.images)  # what can be wrong here is told before Keras is imported
+
+    from kcifar.training.photos import load, predict
+
+    classifier = load(options.model)
+    names = classifier.class_names
+    if (options.top or 1) > len(names):
+        raise InputError(f"--top is {options.top}, the model has {len(names)} classes; expected 1 to {len(names)}")
+    predictions = predict(classifier, found)
+    for reason in predictions.unreadable:
+        print(f"left out: {_printable(reason)}", file=sys.stderr)
+    rows = _rows(predictions, names, options.top or min(_TOP, len(names)))
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif len(found) > _ONE_BY_ONE or not all(photo.named for photo in found):
+        _print_table(rows)
+    else:
+        _print_one_by_one(rows)
+
+
+def _rows(predictions, names, top):
+    return [
+        {
+            "image": str(photo.path),
+            "predictions": [{"class": names[label], "probability": float(row[label])} for label in labels],
+        }
+        for photo, row, labels in zip(predictions.photos, predictions.probabilities, predictions.top(top), strict=True)
+    ]
+
+
+def _print_one_by_one(rows):
+    width = max(len(found["class"]) for row in rows for found in row["predictions"])
+    for row in rows:
+        print(_printable(row["image"]))
+        for found in row["predictions"]:
+            print(f"  {found['class']:<{width}}  {found['probability']:7.2%}")
+
+
+def _print_table(rows):
+    paths = [_printable(row["image"]) for row in rows]
+    width = max(map(len, ["image", *paths]))
+    class_width = max(len(found["class"]) for row in rows for found in row["predictions"])
+    places = [f"{place:<{class_width + 9}}" for place in range(1, len(rows[0]["predictions"]) + 1)]
+    print("  ".join([f"{'image':<{width}}", *places]).rstrip())
+    for path, row in zip(paths, rows, strict=True):
+        cells = [f"{found['class']:<{class_width}}  {found['probability']:7.2%}" for found in row["predictions"]]
+        print("  ".join([f"{path:<{width}}", *cells]))
+
+
+def _printable(text):
+    """The text with its line breaks, control characters and undecodable bytes as escapes: one line on any terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

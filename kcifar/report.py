@@ -1,0 +1,51 @@
+"""Write the report of a run, or of several compared, as one HTML file that opens without a network."""
+
+import argparse
+import sys
+
+from kcifar.commands import run_command, use_huge_pages
+
+_EXAMPLES = """\
+examples:
+  python -m kcifar.report runs/mixup-seed42                        # writes runs/mixup-seed42/report.html
+  python -m kcifar.report runs/elu_cnn-seed0 runs/mixup-seed0      # compares them in ./report.html
+  python -m kcifar.report runs/study --out study.html              # all runs in a folder
+  python -m kcifar.report runs/mixup-seed42 --data cifar-10-python.tar.gz
+"""
+
+
+def main(arguments=None):
+    """The command; returns its exit code."""
+    return run_command(_parser(), _report, arguments)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m kcifar.report",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder that kcifar.train wrote, or a folder of such")
+    parser.add_argument(
+        "--out", metavar="FILE.html", help="the file (default: report.html, of one run in its folder, else here)"
+    )
+    parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the runs)")
+    return parser
+
+
+def _report(options):
+    from kcifar.runs import folder
+
+    runs = folder.find_all(options.runs)
+
+    from kcifar.training.reporting import write_report
+
+    path = options.out or (runs[0].report if len(runs) == 1 else "report.html")
+    write_report(runs, path, options.data)
+    print(path)
+
+
+if __name__ == "__main__":
+    use_huge_pages()
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What the report says of several runs, compared."""
+
+import dataclasses
+
+import numpy as np
+
+from kcifar.runs.report import pictures
+from kcifar.runs.report.single import card
+from kcifar.runs.report.words import duration, interval, number, percent, value
+
+_IMAGES, _MISTAKES = 8, 12
+
+
+def compare(runs, split, class_names):
+    """The comparison's figures, tables and texts by name, for the template.
+
+    Args:
+        runs: `Reported` of each, on the same test images; the first is "before", the last "after".
+        split: the test images.
+    """
+    names = short_names([each.run for each in runs])
+    recipes = [each.recipe for each in runs]
+    first, last = runs[0].test, runs[-1].test
+    one_right = np.flatnonzero(first.correct != last.correct)[:_IMAGES]
+    shared, confidence = shared_mistakes([each.test for each in runs])
+    return {
+        "names": names,
+        "table": _table(runs),
+        "curves": _curves(runs, names),
+        "per_class": _per_class(runs, class_names),
+        "differences": _differences(recipes),
+        "verdict": _verdict(recipes),
+        "first_images": [_before_after(runs, split, class_names, at) for at in range(min(_IMAGES, len(split)))],
+        "one_right": [_before_after(runs, split, class_names, at) for at in one_right],
+        "gained": number((last.correct & ~first.correct).sum()),
+        "lost": number((first.correct & ~last.correct).sum()),
+        "shared": number(len(shared)),
+        "mistakes": [
+            card(split, at, class_names, [("", first.predicted[at], confidence[at])]) for at in shared[:_MISTAKES]
+        ],
+    }
+
+
+def short_names(runs):
+    """A name for each run: its folder's, or its path where two folders have the same name."""
+    names = [run.path.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def shared_mistakes(scores):
+    """The images that all take for the same wrong class.
+
+    Returns:
+        Their places, of the highest mean confidence first, and the mean confidence in the prediction of every image.
+    """
+    confidence = np.mean([each.confidence for each in scores], axis=0)
+    same = np.all([each.predicted == scores[0].predicted for each in scores], axis=0)
+    places = np.flatnonzero(same & ~scores[0].correct)
+    return places[np.argsort(-confidence[places], kind="stable")], confidence
+
+
+def _table(runs):
+    """The titles of the columns, each with a cell for every run."""
+    columns = {
+        "Recipe": [_cell(each.name, str) for each in runs],
+        "Seed": [_cell(each.recipe.seed, str) for each in runs],
+        "Test accuracy": [_cell(each.test.accuracy, percent, interval(each.test.accuracy_interval())) for each in runs],
+        "Validation accuracy": [_cell(each.validation and each.validation.accuracy, percent) for each in runs],
+        "Loss": [_cell(each.test.loss, _decimals) for each in runs],
+        "Calibration error": [_cell(each.test.calibration_error, percent) for each in runs],
+        "Epochs": [_cell(each.epochs, number) for each in runs],
+        "Training time": [_cell(each.metrics.get("train_seconds"), duration) for each in runs],
+        "Images/s": [_cell(each.metrics.get("images_per_second"), _whole) for each in runs],
+        "Parameters": [_cell(each.metrics.get("parameters"), number) for each in runs],
+    }
+    if not any(each.validation for each in runs):
+        del columns["Validation accuracy"]
+    return columns
+
+
+def _cell(figure, written, note=""):
+    """What is sorted by, "" where it is not known, and what is shown."""
+    return {"value": "" if figure is None else figure, "text": written(figure), "note": note}
+
+
+def _decimals(figure):
+    return number(figure, ".4f")
+
+
+def _whole(figure):
+    return number(figure, ",.0f")
+
+
+def _curves(runs, names):
+    """A figure for each split that a run logged: title, text for those who cannot see it, data URI."""
+    logs = list(zip(names, [each.rows for each in runs], strict=True))
+    splits = {"validation": "validation", "test": "test", "train": "training"}
+    found = []
+    for split, word in splits.items():
+        column = f"{split}_accuracy"
+        ends = [f"{name} {percent(rows[-1][column])}" for name, rows in logs if rows and column in rows[0]]
+        if ends:
+            alt = f"Accuracy on {word} images by epoch; at the end {', '.join(ends)}"
+            found.append((f"On {word} images", alt, pictures.drawn(pictures.comparison, logs, column)))
+    return found
+
+
+def _per_class(runs, class_names):
+    """A row for each class, a cell for each run: text, depth of its colour from 0 to 1, whether it is the best."""
+    accuracies = np.array([each.test.per_class for each in runs]).T
+    low, high = np.nanmin(accuracies), np.nanmax(accuracies)
+    depth = np.nan_to_num((accuracies - low) / max(high - low, 1e-9))
+    return [
+        (name, [
+            {"text": percent(accuracy, 1), "depth": f"{deep:.2f}", "best": accuracy == np.nanmax(row)}
+            for accuracy, deep in zip(row, deeps, strict=True)
+        ])
+        for name, row, deeps in zip(class_names, accuracies, depth, strict=True)
+    ]  # fmt: skip
+
+
+def _differences(recipes):
+    """The fields that are not the same in all recipes, each with its value in every one."""
+    names = [field.name for field in dataclasses.fields(recipes[0])]
+    values = {name: [getattr(recipe, name) for recipe in recipes] for name in names}
+    return [(name, list(map(value, found))) for name, found in values.items() if any(v != found[0] for v in found)]
+
+
+def _verdict(recipes):
+    differing = [name for name, _ in _differences(recipes)]
+    if not differing:
+        return "The recipes are the same."
+    if differing == ["seed"]:
+        return "The recipes differ in nothing but the seed."
+    return f"The recipes differ in {', '.join(differing)}."
+
+
+def _before_after(runs, split, class_names, at):
+    ends = (("first", runs[0].test), ("last", runs[-1].test))
+    return card(split, at, class_names, [(whose, test.predicted[at], test.confidence[at]) for whose, test in ends])

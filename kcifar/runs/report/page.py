@@ -1,0 +1,42 @@
+"""The report as an HTML file."""
+
+import functools
+
+import jinja2
+
+from kcifar.runs.report import single
+from kcifar.runs.report.comparison import compare
+
+
+def render(runs, split, class_names, source):
+    """The report of one run, or of several compared, as HTML that needs nothing else: equal bytes for equal runs.
+
+    Args:
+        runs: `Reported` of each, at least one, all on the same test images.
+        split: the test images, a `kcifar.data.Split`.
+        class_names: a name for each class.
+        source: where the test images are from, for people to read.
+    """
+    overviews = [single.overview(reported, class_names) for reported in runs]
+    common = {"class_names": class_names, "images": f"{len(split):,}", "source": source, "runs": overviews}
+    if len(runs) > 1:
+        return _template().render(comparison=compare(runs, split, class_names), **common)
+    return _template().render(
+        comparison=None,
+        samples=single.samples(runs[0], split, class_names),
+        mistakes=single.mistakes(runs[0], split, class_names),
+        wrong=f"{(~runs[0].test.correct).sum():,}",
+        **common,
+    )
+
+
+@functools.cache
+def _template():
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kcifar.runs.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,72 @@
+"""What a run wrote about itself, read again: metrics.json, log.csv, environment.json."""
+
+import csv
+import json
+from pathlib import Path
+
+from kcifar.errors import InputError
+
+_NUMBERS = ("best_epoch", "selected_accuracy", "epochs", "parameters", "trained_parameters", "feature_seconds",
+            "train_seconds", "images_per_second", "peak_memory_bytes", "peak_device_bytes")  # fmt: skip
+
+
+def metrics(run):
+    """What `metrics.json` holds; {} where there is none yet. Raises InputError where it is damaged."""
+    if not run.metrics.exists():
+        return {}
+    found = _json(run.metrics)
+    for name in _NUMBERS:
+        if found.get(name) is not None and not _is_number(found[name]):
+            raise _damaged(run.metrics, f"{name} is {found[name]!r:.40}, no number")
+    epochs = found.get("seconds_per_epoch", [])
+    if not isinstance(epochs, list) or not all(map(_is_number, epochs)):
+        raise _damaged(run.metrics, f"seconds_per_epoch is {epochs!r:.40}, no list of numbers")
+    if found.get("selected_on") not in (None, "validation", "test", "last"):
+        raise _damaged(run.metrics, f"selected_on is {found['selected_on']!r:.40}")
+    return found
+
+
+def log(run):
+    """The rows of `log.csv`, dicts of floats; [] where there is none. Raises InputError where it is damaged."""
+    if not run.log.exists():
+        return []
+    try:
+        with open(run.log, encoding="utf-8", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row is shorter or longer than the header
+        raise _damaged(run.log, error) from None
+    missing = {"epoch", "learning_rate", "loss"} - set(rows[0] if rows else ())
+    if missing:
+        raise _damaged(run.log, f"no rows with {', '.join(sorted(missing))}")
+    return rows
+
+
+def environment(run):
+    """What `environment.json` holds. Raises InputError where it is missing or damaged."""
+    return _json(run.environment)
+
+
+def recipe_name(run):
+    """The name of the recipe's file, as the run's command gives it; the folder's name where it gives none."""
+    command = environment(run).get("command")
+    arguments = command[1:] if isinstance(command, list) else []
+    named = [Path(text).stem for text in arguments if str(text).endswith(".py") and "=" not in text]
+    return named[0] if named else run.path.resolve().name
+
+
+def _json(path):
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    if not isinstance(found, dict):
+        raise _damaged(path, f"it holds {found!r:.40}")
+    return found
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _damaged(path, error):
+    return InputError(f"'{path}' is damaged ({error}): train the run again, or leave it out of the report")

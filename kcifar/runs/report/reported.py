@@ -1,0 +1,72 @@
+"""A run with all that its report shows."""
+
+import dataclasses
+import functools
+
+from kcifar.runs.folder import RunFolder
+from kcifar.runs.report import records
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reported:
+    """A run, what its best model predicts, and what it wrote about itself.
+
+    Args:
+        run: its folder.
+        test: `kcifar.training.scores.Scores` on the test images.
+        validation: those on the validation images; None where there are none, or others than it was trained without.
+        temperature: fitted on validation; None with `validation`.
+        tempered: the scores on the test images with that temperature.
+        not_fitted: why there is no temperature; "" where there is one.
+    """
+
+    run: RunFolder
+    test: object
+    validation: object = None
+    temperature: float | None = None
+    tempered: object = None
+    not_fitted: str = ""
+
+    @functools.cached_property
+    def metrics(self):
+        """What `metrics.json` holds; {} where the run has not ended."""
+        return records.metrics(self.run)
+
+    @functools.cached_property
+    def rows(self):
+        """The rows of `log.csv`."""
+        return records.log(self.run)
+
+    @functools.cached_property
+    def environment(self):
+        """What `environment.json` holds."""
+        return records.environment(self.run)
+
+    @functools.cached_property
+    def recipe(self):
+        """The resolved recipe."""
+        return self.run.recipe
+
+    @functools.cached_property
+    def name(self):
+        """The name of its recipe."""
+        return records.recipe_name(self.run)
+
+    @property
+    def folder(self):
+        """The name of its folder."""
+        return self.run.path.resolve().name
+
+    @property
+    def epochs(self):
+        """How many epochs it trained so far; None where there is no log."""
+        return self.metrics.get("epochs") or len(self.rows) or None
+
+    @property
+    def selection(self):
+        """How its epoch was chosen, in words."""
+        return {
+            "validation": "chosen on validation",
+            "test": "chosen on the test set itself: not an honest estimate",
+            "last": "the last one, unchosen",
+        }[self.metrics.get("selected_on") or self.recipe.select_on]

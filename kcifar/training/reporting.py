@@ -1,0 +1,86 @@
+"""The report of runs: what it shows is gathered here, and `kcifar.runs.report` writes it down."""
+
+import functools
+from pathlib import Path
+
+from kcifar import data
+from kcifar.errors import InputError
+from kcifar.runs.files import write_text
+from kcifar.runs.report import records
+from kcifar.runs.report.page import render
+from kcifar.runs.report.reported import Reported
+from kcifar.training.predictions import predictions
+from kcifar.training.scores import best_temperature
+
+
+def write_report(runs, path, source=None, dataset=None):
+    """Writes the report of one run, or of several compared, as one HTML file, whole or not at all.
+
+    What the best models predict is kept in the run folders, see `kcifar.training.predictions`.
+
+    Args:
+        runs: `kcifar.runs.folder.RunFolder`s, at least one.
+        path: of the HTML file.
+        source: what `kcifar.data.load` takes, for all runs; None for what each recipe names.
+        dataset: the `kcifar.data.Dataset` that the runs were trained on, where it is loaded already; it may have its
+            validation split.
+
+    Raises:
+        InputError: a run has no best model or a damaged file, the runs are not of the same test images and classes, or
+            `path` cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        found = "is a folder" if path.is_dir() else f"cannot be written, there is no folder '{path.parent}'"
+        raise InputError(f"'{path}' {found}; expected the path of an HTML file")
+    for run in runs:
+        run.expect_best()
+        for read in (records.metrics, records.log, records.environment):
+            read(run)
+    load = functools.cache(lambda source: dataset or data.load(source))
+    datasets = [load(source or run.recipe.data) for run in runs]
+    _expect_comparable(runs, datasets)
+    held_out = functools.cache(_held_out)
+    reported = [_reported(run, of, held_out) for run, of in zip(runs, datasets, strict=True)]
+    write_text(path, render(reported, datasets[0].test, datasets[0].class_names, datasets[0].source))
+
+
+def _expect_comparable(runs, datasets):
+    first, images = runs[0], datasets[0].test.fingerprint()
+    for run, dataset in zip(runs, datasets, strict=True):
+        if run.class_names != first.class_names:
+            raise InputError(
+                f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, '{run.path}' on "
+                f"{', '.join(run.class_names)}; a comparison needs the same: report them apart"
+            )
+        if run.class_names != dataset.class_names:
+            raise InputError(
+                f"'{run.path}' was trained on the classes {', '.join(run.class_names)}, {dataset.source} has "
+                f"{', '.join(dataset.class_names)}; expected the same: give the run's data by --data"
+            )
+        if dataset is not datasets[0] and dataset.test.fingerprint() != images:
+            raise InputError(
+                f"'{first.path}' and '{run.path}' have different test images ({datasets[0].source}, {dataset.source}); "
+                "a comparison needs the same: give them by --data, or report the runs apart"
+            )
+
+
+def _held_out(dataset, fraction, seed):
+    """The validation images and the SHA-256 of the data that were split so."""
+    if dataset.validation is None:
+        dataset = dataset.split_validation(fraction, seed)
+    return dataset.validation, dataset.fingerprint()
+
+
+def _reported(run, dataset, held_out):
+    """What the report shows of a run. `held_out`: see `_held_out`."""
+    recipe = run.recipe
+    test = predictions(run, "test", dataset.test)
+    if not recipe.validation:
+        return Reported(run, test, not_fitted="the run has no validation images")
+    split, fingerprint = held_out(dataset, recipe.validation, recipe.validation_seed)
+    if fingerprint != records.environment(run).get("data_sha256"):
+        return Reported(run, test, not_fitted="the data given are not those that the run was trained on")
+    validation = predictions(run, "validation", split)
+    temperature = best_temperature(validation)
+    return Reported(run, test, validation, temperature, test.tempered(temperature))

@@ -105,7 +105,7 @@ def _train(options):
     except KeyboardInterrupt:
         print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
         raise
-    say(f"\n{_result(metrics)}\n{run.path}/: curves.png, confusion.png, metrics.json, best.keras")
+    say(f"\n{_result(metrics)}\n{run.path}/: report.html, metrics.json, best.keras")
 
 
 def _draw_transforms(planned, picture):

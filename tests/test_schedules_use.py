@@ -163,7 +163,7 @@ def test_a_recipe_gives_the_schedule_and_its_picture(written, expected, images, 
     assert [float(optimizer.learning_rate), planned.learning_rate_at(17)] == pytest.approx([rates[17]] * 2, rel=1e-6)
 
     picture = tmp_path / "learning_rate.png"
-    figures.learning_rate(picture, planned.learning_rates, 6, planned.steps_per_epoch)
+    figures.save(figures.learning_rate(planned.learning_rates, 6, planned.steps_per_epoch), picture)
     ((epochs, line),) = drawn
     np.testing.assert_allclose(epochs, np.arange(42) / 7)
     assert_close(line, rates[:42])
@@ -172,8 +172,8 @@ def test_a_recipe_gives_the_schedule_and_its_picture(written, expected, images, 
 
 
 @pytest.mark.once
-def test_a_long_schedule_is_drawn_from_the_first_step_to_the_last(tmp_path, drawn):
-    figures.learning_rate(tmp_path / "learning_rate.png", lambda steps: 2 * steps, 300, 391)
+def test_a_long_schedule_is_drawn_from_the_first_step_to_the_last(drawn):
+    figures.learning_rate(lambda steps: 2 * steps, 300, 391)
     ((epochs, line),) = drawn
     np.testing.assert_allclose(epochs * 391 * 2, line)
     assert (line[0], line[-1]) == (0, 2 * (300 * 391 - 1))

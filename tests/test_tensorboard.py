@@ -171,6 +171,7 @@ def assert_shows_the_log(run):
     assert shown(run / "tensorboard") == expected
 
 
+@pytest.mark.once
 def test_a_killed_run_goes_on_where_it_was(images, tmp_path, monkeypatch):
     """The second epoch is in both files: it was over, but not saved."""
     real = callbacks.Checkpoint.on_epoch_end
@@ -197,6 +198,7 @@ def test_a_killed_run_goes_on_where_it_was(images, tmp_path, monkeypatch):
     assert [path.read_bytes() for path in sorted((run / "tensorboard").iterdir())] == before
 
 
+@pytest.mark.once
 def test_without_the_switch_nothing_is_written(images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     run = tmp_path / "run"
@@ -204,6 +206,7 @@ def test_without_the_switch_nothing_is_written(images, tmp_path, monkeypatch):
     assert not (run / "tensorboard").exists()
 
 
+@pytest.mark.once
 def test_a_run_that_wants_it_without_tensorboardx_is_refused_before_its_first_epoch(
     images, tmp_path, monkeypatch, capsys
 ):

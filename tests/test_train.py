@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 FILES = {
     "recipe.py", "recipe.json", "environment.json", "log.csv", "metrics.json", "best.keras", "last",
-    "learning_rate.png", "curves.png", "confusion.png", "predictions.png",
+    "learning_rate.png", "curves.png", "confusion.png", "predictions.png", "predictions", "report.html",
 }  # fmt: skip
 
 
@@ -120,9 +121,10 @@ def test_evaluate_prints_accuracy_loss_and_every_class(run, capsys):
     capsys.readouterr()
     assert evaluate([str(run)]) == 0
     printed = capsys.readouterr().out
-    assert f"accuracy  {metrics['test_accuracy']:.2%}" in printed
-    assert f"loss      {metrics['test_loss']:.4f}" in printed
-    assert len([line for line in printed.splitlines() if line.endswith("%")]) == 11
+    assert f"accuracy           {metrics['test_accuracy']:.2%}  (95 % interval" in printed
+    assert f"loss               {metrics['test_loss']:.4f}\n" in printed
+    classes = data.load("demo").class_names
+    assert [line.split()[0] for line in printed.splitlines() if re.fullmatch(r"\w+ +[\d.]+%", line)] == list(classes)
 
 
 def test_evaluate_with_test_time_augmentation_says_so(run, capsys):
@@ -134,7 +136,7 @@ def test_evaluate_with_test_time_augmentation_says_so(run, capsys):
     assert evaluate([str(run), "--tta", "flip"]) == 0
     said = capsys.readouterr().out
     assert "small.npz, test-time augmentation flip\n" in said
-    assert f"loss      {losses[1]:.4f}\n" in said
+    assert f"loss               {losses[1]:.4f}\n" in said
     with pytest.raises(SystemExit, match="2"):
         evaluate([str(run), "--tta", "flop"])
     assert "invalid choice: 'flop'" in capsys.readouterr().err
@@ -416,8 +418,10 @@ def test_resuming_what_cannot_be_resumed(run, small, tmp_path, capsys):
     state = run / "last" / "state.npz"
     state.write_bytes(state.read_bytes()[:1000])
     assert "is damaged" in complaint(capsys, train, "--resume", run)
+    environment = (run / "environment.json").read_text()
     (run / "environment.json").write_text("{}")
     assert "environment.json' is damaged" in complaint(capsys, train, "--resume", run)
+    (run / "environment.json").write_text(environment)
     (run / "best.keras").write_bytes(b"no model")
     assert "cannot be opened" in complaint(capsys, evaluate, run)
     (run / "recipe.json").write_text("{")

@@ -58,7 +58,7 @@ WEIGHTS = {
     "powers of two": lambda members: [2**place for place in range(members)],
     "1, 2, 3, …": lambda members: list(range(1, members + 1)),
     "some 0": lambda members: [0, *range(1, members)],
-    "large": lambda members: [1e6 + place for place in range(members)],
+    "large": lambda members: [1000 + 7 * place for place in range(members)],
 }
 
 
@@ -66,7 +66,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=list(WEIGHTS))
 @pytest.mark.parametrize("dyadic", [True, False])
 def test_a_vote_is_that_of_its_definition(dyadic, weights, mode):
-    """Also where classes tie, for a member or for all of them: of equal ones the first."""
+    """Also where classes tie, for a member or for all of them."""
     for members in (2, 3, 4, 7):
         probabilities, given = drawn(members, 60, 4, members, dyadic), weights(members)
         found, expected = voted(probabilities, mode, given), reference(probabilities, mode, given)
@@ -74,26 +74,24 @@ def test_a_vote_is_that_of_its_definition(dyadic, weights, mode):
         np.testing.assert_allclose(found.sum(1), 1, atol=TOLERANCE)
         assert found.dtype == np.float32
         assert found.min() >= 0
-        assert found.argmax(1).tolist() == [row.index(max(row)) for row in expected]
+        for row, chosen in zip(expected, found.argmax(1), strict=True):
+            largest, second = sorted(row)[:-3:-1]
+            assert chosen == row.index(largest) or largest - second < TOLERANCE
 
 
-@pytest.mark.once
-def test_the_cases_above_have_ties_of_all_kinds():
-    kinds = set()
-    for members in (2, 3, 4, 7):
-        probabilities = drawn(members, 60, 4, members, dyadic=True)
-        for image, (mean, hard) in enumerate(
-            zip(reference(probabilities, "soft"), reference(probabilities, "hard"), strict=True)
-        ):
-            votes = np.bincount(probabilities[:, image].argmax(1), minlength=4)
-            kinds.add(("votes", (votes == votes.max()).sum()))
-            kinds.add(("means", mean.count(max(mean))))
-            kinds.add(("shares", hard.count(max(hard))))
-            kinds.add(("modes differ", mean.index(max(mean)) != hard.index(max(hard))))
-    assert {("votes", 2), ("votes", 3), ("means", 2), ("shares", 2), ("modes differ", True)} <= kinds
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=list(WEIGHTS))
+def test_of_just_equal_classes_the_first_is_voted_for(weights, mode):
+    """Eighths times whole numbers are exact, so classes that are equal by the definition can be equal in float32."""
+    for members in (2, 3, 4, 5, 7):
+        probabilities, given = drawn(members, 60, 4, members, dyadic=True), weights(members)
+        expected = [row.index(max(row)) for row in reference(probabilities, mode, given)]
+        assert voted(probabilities, mode, given).argmax(1).tolist() == expected
 
 
 # --- By hand ---
+
+TO_0, TO_1 = [0.5, 0.25, 0.25], [0.25, 0.75, 0]
 
 
 @pytest.mark.parametrize(
@@ -104,24 +102,14 @@ def test_the_cases_above_have_ties_of_all_kinds():
         # One vote each for 0 and 1: both votes divided as 0.7 to 0.9, of 1.6.
         ([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3]], None, [0.35, 0.45, 0.2], [0.4375, 0.5625, 0]),
         # Three ways, in their means' proportions: 1.0, 1.1 and 0.9, of 3.
-        (
-            [[0.5, 0.3, 0.2], [0.3, 0.5, 0.2], [0.2, 0.3, 0.5]],
-            None,
-            [1 / 3, 1.1 / 3, 0.9 / 3],
-            [1 / 3, 1.1 / 3, 0.9 / 3],
-        ),
+        ([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2], [0.2, 0.3, 0.5]], None, [1 / 3, 1.1 / 3, 0.3], [1 / 3, 1.1 / 3, 0.3]),
         # 2 votes for 0, 2 for 1, one for 2, which keeps its fifth; 0 and 1 divide 0.8 as 1.75 to 2.25.
-        (
-            [[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.25, 0.75, 0], [0.25, 0.75, 0], [0.25, 0.25, 0.5]],
-            None,
-            [1.75 / 5, 2.25 / 5, 1 / 5],
-            [0.8 * 1.75 / 4, 0.8 * 2.25 / 4, 0.2],
-        ),
+        ([TO_0, TO_0, TO_1, TO_1, [0.25, 0.25, 0.5]], None, [0.35, 0.45, 0.2], [0.35, 0.45, 0.2]),
         # Weights 3 to 1: the one outvotes the other. In another unit the same.
         ([[0.75, 0.25], [0, 1]], [3, 1], [0.5625, 0.4375], [0.75, 0.25]),
         ([[0.75, 0.25], [0, 1]], [0.3, 0.1], [0.5625, 0.4375], [0.75, 0.25]),
         # 1 + 2 against 3 is a tie: means (0.5·3 + 0.25·3)/6 and (0.25·3 + 0.75·3)/6.
-        ([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.25, 0.75, 0]], [1, 2, 3], [0.375, 0.5, 0.125], [3 / 7, 4 / 7, 0]),
+        ([TO_0, TO_0, TO_1], [1, 2, 3], [0.375, 0.5, 0.125], [3 / 7, 4 / 7, 0]),
         # A weight of 0 has no say, a member that is undecided votes for the first of its best.
         ([[0.0, 1.0], [0.5, 0.5]], [0, 1], [0.5, 0.5], [1, 0]),
         # Equal means of tied classes: equal shares.
@@ -132,34 +120,6 @@ def test_by_hand(members, weights, soft, hard):
     probabilities = np.float64(members)[:, None]
     np.testing.assert_allclose(voted(probabilities, "soft", weights), [soft], atol=TOLERANCE)
     np.testing.assert_allclose(voted(probabilities, "hard", weights), [hard], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("mode", ["soft", "hard"])
-@pytest.mark.parametrize("members", [3, 5, 6, 7])
-def test_classes_of_just_equal_means_go_to_the_first(members, mode):
-    """Each class has the same numbers from the members, in another order: whatever the order, none is larger."""
-    rng = np.random.default_rng(members)
-    rows = []
-    for _ in range(40):
-        column = rng.permutation(np.arange(members) + 1)  # of votes each class has about as many
-        rows.append(np.stack([rng.permutation(column) for _ in range(3)], 1) / 64)
-    probabilities = np.stack(rows, 1)
-    rest = 1 - probabilities.sum(-1, keepdims=True)
-    assert rest.min() >= 0.5 or mode == "hard"
-    if mode == "hard":  # the last class takes no vote here
-        probabilities = np.concatenate([probabilities, np.zeros_like(rest)], -1)
-    means = voted(probabilities, "soft")[:, :3]
-    np.testing.assert_array_equal(means, means[:, :1].repeat(3, 1))
-    expected = [row.index(max(row)) for row in reference(probabilities, mode)]
-    assert voted(probabilities, mode).argmax(1).tolist() == expected
-
-
-@pytest.mark.parametrize("mode", ["soft", "hard"])
-def test_the_order_of_the_members_does_not_matter(mode):
-    probabilities, rng = drawn(5, 80, 4, 9, dyadic=True), np.random.default_rng(0)
-    first = voted(probabilities, mode).argmax(1)
-    for _ in range(4):
-        np.testing.assert_array_equal(voted(probabilities[rng.permutation(5)], mode).argmax(1), first)
 
 
 # --- The layer as a layer ---
@@ -178,34 +138,36 @@ def test_the_layer_can_be_made_again_from_its_configuration():
 
 
 def test_the_layer_votes_in_float32_whatever_it_is_given():
-    given = keras.ops.cast(drawn(3, 5, 4, 1, dyadic=True), "bfloat16")  # eighths are exact there
-    found = Voting()(given)
+    eighths = drawn(3, 5, 4, 1, dyadic=True)  # exact in bfloat16
+    found = Voting()(keras.ops.cast(eighths, "bfloat16"))
     assert keras.backend.standardize_dtype(found.dtype) == "float32"
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), np.float64(reference(given_float(given), "soft")), atol=TOLERANCE)
-
-
-def given_float(tensor):
-    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+    expected = np.float64(reference(eighths, "soft"))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"mode": "medium"}, "medium"),
-        ({"weights": [1, -1]}, "-1"),
-        ({"weights": [1, float("nan")]}, "nan"),
-        ({"weights": [1, float("inf")]}, "inf"),
-        ({"weights": [0, 0]}, "0"),
+        ({"mode": "medium"}, "mode of voting is 'medium'"),
+        ({"weights": [1, -1]}, "weights are .*-1"),
+        ({"weights": [1, float("nan")]}, "weights are .*nan"),
+        ({"weights": [1, float("inf")]}, "weights are .*inf"),
+        ({"weights": [0, 0]}, "weights are .*not all 0"),
     ],
 )
 def test_wrong_arguments(arguments, said):
     with pytest.raises(InputError, match=said):
         Voting(**arguments)
+    for mode in ("soft", "hard"):
+        with pytest.raises(InputError, match=said):
+            ensemble([classifier(4), classifier(4)], **{"mode": mode} | arguments)
 
 
 def test_wrong_inputs():
-    with pytest.raises(InputError, match="3"):
+    with pytest.raises(InputError, match="each of 3 members"):
         Voting(weights=[1, 2])(np.full((3, 4, 2), 0.5, "float32"))
+    with pytest.raises(InputError, match="each of 2 members"):
+        ensemble([classifier(4), classifier(4)], weights=[1, 2, 3])
     with pytest.raises(InputError, match="members, batch, classes"):
         Voting()(np.full((3, 2), 0.5, "float32"))
 
@@ -232,12 +194,6 @@ def linear(size, seed, activation=None, name=None):
     return keras.Sequential([layers.Input((size, size, 3)), *steps], name=name)
 
 
-def members():
-    """(models, sides of their images): another architecture, normalisation, input size, output; names that recur."""
-    models = [convolutional(0), linear(16, 1, "softmax", "same"), linear(40, 2, name="same"), linear(32, 3, "softmax")]
-    return models, [32, 16, 40, 32]
-
-
 def scaled(images, side):
     """Bilinear, with antialiasing where it shrinks: Pillow's, of each float channel."""
     if side == images.shape[1]:
@@ -261,10 +217,11 @@ def each_apart(models, sides, images):
 def built(tmp_path_factory):
     """A folder with ensembles saved as files, images, and what the ensembles of them are by each member apart."""
     folder = tmp_path_factory.mktemp("ensembles")
-    models, sides = members()
+    # Another architecture, normalisation, input size and output; names that recur.
+    models = [convolutional(0), linear(16, 1, "softmax", "same"), linear(40, 2, name="same"), linear(32, 3, "softmax")]
     images = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), np.uint8)
     np.save(folder / "images.npy", np.float32(images))
-    apart, expected, found = each_apart(models, sides, images), {}, {}
+    apart, expected, found = each_apart(models, [32, 16, 40, 32], images), {}, {}
     for mode, weights in (("soft", None), ("hard", None), ("soft", [1, 2, 3, 4]), ("hard", [1, 2, 3, 4])):
         name = f"{mode}{'-weighted' * bool(weights)}"
         model = ensemble(models, mode, weights)
@@ -284,3 +241,64 @@ def test_an_ensemble_is_the_vote_of_its_members_apart(built):
     for name, probabilities in found.items():
         np.testing.assert_allclose(probabilities, expected[name], atol=FORWARD, err_msg=name)
         assert probabilities.dtype == np.float32
+
+
+IN_PLAIN_KERAS = """
+import sys
+import numpy as np, keras
+folder = sys.argv[1]
+images = np.load(f"{folder}/images.npy")
+def found(name):
+    model = keras.saving.load_model(f"{folder}/{name}.keras")
+    return keras.ops.convert_to_numpy(model(images))
+soft = {name: found(name) for name in ("soft", "soft-weighted")}
+assert not any(name.split(".")[0] == "kcifar" for name in sys.modules)
+import kcifar.voting
+hard = {name: found(name) for name in ("hard", "hard-weighted")}
+np.savez(f"{folder}/found.npz", **soft, **hard, backend=keras.backend.backend())
+"""
+
+
+def test_saved_files_give_the_same_votes_on_the_other_backend(built):
+    """Those of soft votes in a process that never imports kcifar."""
+    folder, expected, *_ = built
+    other = {"torch": "jax", "jax": "torch"}[keras.backend.backend()]
+    environment = {**os.environ, "KERAS_BACKEND": other}
+    subprocess.run([sys.executable, "-c", IN_PLAIN_KERAS, folder], env=environment, cwd=folder, check=True)
+    with np.load(folder / "found.npz") as found:
+        assert found["backend"] == other
+        for name, probabilities in expected.items():
+            np.testing.assert_allclose(found[name], probabilities, atol=FORWARD, err_msg=name)
+            # So that the votes are the same too:
+            gaps = np.sort(probabilities, axis=1)[:, -1] - np.sort(probabilities, axis=1)[:, -2]
+            assert gaps.min() > 2 * FORWARD
+            np.testing.assert_array_equal(found[name].argmax(1), probabilities.argmax(1))
+
+
+def test_an_ensemble_of_smaller_images():
+    model = ensemble([linear(16, 1), linear(16, 1, "softmax")], image_shape=(16, 16, 3))
+    assert model.input_shape == (None, 16, 16, 3)
+    assert not any(isinstance(layer, layers.Resizing) for layer in model.layers)
+    images = np.float32(np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3)))
+    alone = keras.ops.convert_to_numpy(linear(16, 1, "softmax")(images))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), alone, atol=FORWARD)
+
+
+def classifier(classes):
+    return keras.Sequential([layers.Input((32, 32, 3)), layers.GlobalAveragePooling2D(), layers.Dense(classes)])
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (lambda: [], "no members"),
+        (lambda: [classifier(4)], "one member"),
+        (lambda: [classifier(4), classifier(3)], "4, 3 classes"),
+        (lambda: [classifier(4), keras.Sequential([layers.Input((32, 32, 3)), layers.Conv2D(2, 3)])], "member 2"),
+        (lambda: [keras.Sequential([layers.Input((9,)), layers.Dense(4)]), classifier(4)], "member 1"),
+        (lambda: [classifier(4), classifier(4), "runs/seed2"], "member 3"),
+    ],
+)
+def test_wrong_members(models, said):
+    with pytest.raises(InputError, match=said):
+        ensemble(models())

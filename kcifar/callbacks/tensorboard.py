@@ -31,15 +31,11 @@ class TensorBoard(keras.callbacks.Callback):
 
     def __init__(self, folder):
         super().__init__()
+        expect_tensorboardx()
         # By its records: its SummaryWriter hands events to a thread, whose queue `flush` does not wait for.
-        try:
-            from tensorboardX import RecordWriter
-            from tensorboardX.proto import event_pb2, summary_pb2
-        except ImportError as error:
-            raise InputError(
-                f"TensorBoard's files are written by tensorboardX, which cannot be imported ({error}): "
-                "pip install 'kcifar[tensorboard]', or leave tensorboard=false"
-            ) from None
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
         self.folder = Path(folder)
         self._open, self._event = RecordWriter, event_pb2
         self._summary = summary_pb2.Summary
@@ -76,6 +72,17 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _write(self, **event):
         self._writer.write(self._event.Event(wall_time=time.time(), **event).SerializeToString())
+
+
+def expect_tensorboardx():
+    """Raises InputError where tensorboardX cannot be imported."""
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"TensorBoard's files are written by tensorboardX, which cannot be imported ({error}): "
+            "pip install 'kcifar[tensorboard]', or leave tensorboard=false"
+        ) from None
 
 
 def _tag(name):

@@ -65,7 +65,7 @@ class RunFolder:
             raise InputError(f"'{self.environment}' is damaged ({error!r}): start a new run with --out") from None
 
     def splits(self, dataset):
-        """The data set split as the recipe says, where that gives the images that it was trained on; else None."""
+        """The data set, split as the recipe says where it is not yet, if it is what was trained on; else None."""
         split = _split(dataset, self.recipe.validation, self.recipe.validation_seed)
         return split if _fingerprint(split) == self.began_in()["data_sha256"] else None
 
@@ -85,7 +85,7 @@ class RunFolder:
 
 @functools.lru_cache(maxsize=2)
 def _split(dataset, fraction, seed):
-    return dataset.split_validation(fraction, seed) if fraction else dataset
+    return dataset.split_validation(fraction, seed) if fraction and dataset.validation is None else dataset
 
 
 @functools.lru_cache(maxsize=2)

@@ -37,7 +37,7 @@ def evaluate(model, split, tta="none"):
 def log_probabilities(outputs):
     """Logarithms of the probabilities that a model's outputs (n, classes) stand for, float64.
 
-    Outputs are taken for probabilities where each row has numbers from 0 that sum to 1 (to 1e-3), else for logits.
+    Outputs are taken for probabilities where `are_probabilities` says so, else for logits.
     """
     outputs = np.asarray(outputs, np.float64)
     if are_probabilities(outputs):
@@ -53,10 +53,14 @@ def load_model(path, float32=False):
         float32: compute in float32, whatever precision it was trained in.
     """
     model = open_model(path)
-    if float32:
-        for layer in model._flatten_layers():
-            layer.dtype_policy = "float32"
-    return backend.accelerate(model)
+    return backend.accelerate(in_float32(model) if float32 else model)
+
+
+def in_float32(model):
+    """The model, whose layers compute in float32 from now on."""
+    for layer in model._flatten_layers():
+        layer.dtype_policy = "float32"
+    return model
 
 
 def open_model(path):

@@ -13,6 +13,7 @@ from kcifar.output import say
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
 from kcifar.training.predictions import predictions
+from kcifar.training.reporting import write_report
 
 
 def train(planned, run, resume=False, progress_every=None):
@@ -101,6 +102,7 @@ def _finish(planned, run, log, checkpoint, images):
     if "test_accuracy" in log.rows[-1]:
         metrics["last_test_accuracy"] = log.rows[-1]["test_accuracy"]
     write_json(run.metrics, metrics)
+    write_report([run], run.report, dataset=planned.dataset)
     return metrics
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from kcifar import backend
 from kcifar.errors import InputError
 from kcifar.runs.files import replacing
+from kcifar.training.evaluation import in_float32
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCE = 1e-5
@@ -58,9 +59,7 @@ def _copy(model):
     """The same model of stock layers that compute in float32, with weights of its own."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    for layer in copy._flatten_layers():
-        layer.dtype_policy = "float32"
-    return copy
+    return in_float32(copy)
 
 
 def _outputs(path, images):

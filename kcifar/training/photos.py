@@ -94,7 +94,7 @@ def _shapes(shapes):
 
 def _class_names(file, classes):
     run = folder.RunFolder(file.parent)
-    if run.environment.is_file():
+    if run.recipe_json.is_file():
         if len(run.class_names) != classes:
             raise InputError(
                 f"'{file}' gives {classes} classes, but '{run.environment}' beside it names {len(run.class_names)}: it "
@@ -114,7 +114,7 @@ def predict(classifier, found):
         found: list of `kcifar.data.photos.Photo`s. One that cannot be read is left out where it is not named.
 
     Raises:
-        InputError: a named one, or not a single one, can be read; or the model gives NaN or infinity.
+        InputError: a named one cannot be read, or not a single one can; the model gives NaN or infinity.
     """
     kept, outputs, unreadable = [], [], []
     bar = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kcifar import backend, callbacks, data, models
+from kcifar.callbacks.tensorboard import expect_tensorboardx
 from kcifar.data import Batches
 from kcifar.models.freezing import trained_parameters
 from kcifar.recipe import Recipe
@@ -124,6 +125,8 @@ def plan(recipe, start=None):
     """
     if recipe.deterministic:
         backend.use_deterministic_algorithms()
+    if recipe.tensorboard:
+        expect_tensorboardx()
     schedule_of = recipe.schedule and components.schedule(recipe.schedule)
     weight_ema = recipe.weight_ema and components.weight_ema(recipe.weight_ema)
     stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, _monitor(recipe))

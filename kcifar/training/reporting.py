@@ -40,8 +40,7 @@ def write_report(runs, path, source=None, dataset=None):
     load = functools.cache(lambda source: dataset or data.load(source))
     datasets = [load(source or run.recipe.data) for run in runs]
     _expect_comparable(runs, datasets)
-    held_out = functools.cache(_held_out)
-    reported = [_reported(run, of, held_out) for run, of in zip(runs, datasets, strict=True)]
+    reported = [_reported(run, of) for run, of in zip(runs, datasets, strict=True)]
     write_text(path, render(reported, datasets[0].test, datasets[0].class_names, datasets[0].source))
 
 
@@ -65,22 +64,14 @@ def _expect_comparable(runs, datasets):
             )
 
 
-def _held_out(dataset, fraction, seed):
-    """The validation images and the SHA-256 of the data that were split so."""
-    if dataset.validation is None:
-        dataset = dataset.split_validation(fraction, seed)
-    return dataset.validation, dataset.fingerprint()
-
-
-def _reported(run, dataset, held_out):
-    """What the report shows of a run. `held_out`: see `_held_out`."""
-    recipe = run.recipe
+def _reported(run, dataset):
+    """What the report shows of a run."""
     test = predictions(run, "test", dataset.test)
-    if not recipe.validation:
+    if not run.recipe.validation:
         return Reported(run, test, not_fitted="the run has no validation images")
-    split, fingerprint = held_out(dataset, recipe.validation, recipe.validation_seed)
-    if fingerprint != records.environment(run).get("data_sha256"):
+    own = run.splits(dataset)
+    if own is None:
         return Reported(run, test, not_fitted="the data given are not those that the run was trained on")
-    validation = predictions(run, "validation", split)
+    validation = predictions(run, "validation", own.validation)
     temperature = best_temperature(validation)
     return Reported(run, test, validation, temperature, test.tempered(temperature))

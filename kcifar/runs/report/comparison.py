@@ -6,7 +6,7 @@ import numpy as np
 
 from kcifar.runs.report import pictures
 from kcifar.runs.report.single import card
-from kcifar.runs.report.words import duration, interval, number, percent, value
+from kcifar.runs.report.words import UNKNOWN, duration, interval, number, percent, value
 
 _IMAGES, _MISTAKES = 8, 12
 
@@ -29,7 +29,7 @@ def compare(runs, split, class_names):
         "curves": _curves(runs, names),
         "per_class": _per_class(runs, class_names),
         "differences": _differences(recipes),
-        "verdict": _verdict(recipes),
+        "verdict": verdict(recipes),
         "first_images": [_before_after(runs, split, class_names, at) for at in range(min(_IMAGES, len(split)))],
         "one_right": [_before_after(runs, split, class_names, at) for at in one_right],
         "gained": number((last.correct & ~first.correct).sum()),
@@ -80,7 +80,8 @@ def _table(runs):
 
 def _cell(figure, written, note=""):
     """What is sorted by, "" where it is not known, and what is shown."""
-    return {"value": "" if figure is None else figure, "text": written(figure), "note": note}
+    text = written(figure)
+    return {"value": "" if text == UNKNOWN else figure, "text": text, "note": note}
 
 
 def _decimals(figure):
@@ -112,7 +113,7 @@ def _per_class(runs, class_names):
     depth = np.nan_to_num((accuracies - low) / max(high - low, 1e-9))
     return [
         (name, [
-            {"text": percent(accuracy, 1), "depth": f"{deep:.2f}", "best": accuracy == np.nanmax(row)}
+            {"text": percent(accuracy, 1), "depth": f"{deep:.2f}", "best": accuracy == np.fmax.reduce(row)}
             for accuracy, deep in zip(row, deeps, strict=True)
         ])
         for name, row, deeps in zip(class_names, accuracies, depth, strict=True)
@@ -126,7 +127,8 @@ def _differences(recipes):
     return [(name, list(map(value, found))) for name, found in values.items() if any(v != found[0] for v in found)]
 
 
-def _verdict(recipes):
+def verdict(recipes):
+    """In a sentence, what the recipes differ in."""
     differing = [name for name, _ in _differences(recipes)]
     if not differing:
         return "The recipes are the same."

@@ -64,7 +64,7 @@ def drawn(draw, *arguments):
 
 
 def curve(rows, quantity, selected_on):
-    """ "accuracy" or "loss" by epoch on each split that was evaluated. `rows`: those of log.csv."""
+    """Accuracy or loss, by `quantity`, by epoch on each split that was evaluated. `rows`: those of log.csv."""
     figure, axes = _axes()
     draw_curves(axes, rows, quantity, selected_on)
     return figure
@@ -109,7 +109,8 @@ def reliability(scores, tempered, temperature):
 
 def comparison(runs, column):
     """A column of log.csv, an accuracy, by epoch, for several runs. `runs`: (name, rows of log.csv) of each."""
-    lines = -(-len(runs) // 3)
+    columns = max(1, min(3, 66 // (6 + max(len(name) for name, _ in runs))))  # what the figure's width has room for
+    lines = -(-len(runs) // columns)
     figure, axes = _axes(3.2 + 0.22 * lines)
     most = 0
     for place, (name, rows) in enumerate(runs):
@@ -119,7 +120,7 @@ def comparison(runs, column):
             most = max(most, len(rows))
     axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(0.5, most + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -49,7 +49,8 @@ def environment(run):
 def recipe_name(run):
     """The name of the recipe's file, as the run's command gives it; the folder's name where it gives none."""
     command = environment(run).get("command")
-    arguments = command[1:] if isinstance(command, list) else []
+    trained = isinstance(command, list) and command[:1] == ["train.py"]  # else by a notebook
+    arguments = command[1:] if trained else []
     named = [Path(text).stem for text in arguments if str(text).endswith(".py") and "=" not in text]
     return named[0] if named else run.path.resolve().name
 

@@ -155,9 +155,9 @@ def test_what_is_printed(runs, capsys):
         for count, size in enumerate(figures["sizes"][mode]):
             cells = lines[start + count].split()
             every = size["all_test_accuracies"]
-            ties = [str(size["ties"])] * (mode == "hard")
-            shown = [size["validation_accuracy"], size["test_accuracy"]]
-    XX
+            shown = [f"{size[which]:.2%}" for which in ("validation_accuracy", "test_accuracy")]
+            shown += [str(size["ties"])] * (mode == "hard") + [f"{np.mean(every):.2%}"]
+            assert cells[: len(shown) + 1] == [str(count + 1), *shown]
             places = [str(1 + SEEDS.index(int(path[-1]))) for path in size["members"]]
             assert cells[-len(places) :] == places
     best = figures["best"]

@@ -58,16 +58,14 @@ class RunFolder:
     def began_in(self):
         """What `environment.json` holds. Raises InputError where it is damaged."""
         try:
-            written = json.loads(self.environment.read_text(encoding="utf-8"))
-            written["data_sha256"]
-            return written
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return dict(json.loads(self.environment.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"'{self.environment}' is damaged ({error!r}): start a new run with --out") from None
 
     def splits(self, dataset):
         """The data set, split as the recipe says where it is not yet, if it is what was trained on; else None."""
         split = _split(dataset, self.recipe.validation, self.recipe.validation_seed)
-        return split if _fingerprint(split) == self.began_in()["data_sha256"] else None
+        return split if _fingerprint(split) == self.began_in().get("data_sha256") else None
 
     @property
     def recipe(self):
@@ -159,6 +157,22 @@ def _runs_in(path):
     return sorted(
         inside, key=lambda run: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", run.path.name)]
     )
+
+
+def expect_classes(runs, dataset):
+    """Raises InputError unless all runs were trained on the data set's classes, in its order."""
+    first = runs[0]
+    for run in runs[1:]:
+        if run.class_names != first.class_names:
+            raise InputError(
+                f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, '{run.path}' on "
+                f"{', '.join(run.class_names)}; expected the same, in the same order"
+            )
+    if dataset.class_names != first.class_names:
+        raise InputError(
+            f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, but {dataset.source} has "
+            f"{', '.join(dataset.class_names)}; expected the same, in the same order: give its own data by --data"
+        )
 
 
 def free_path(parent, name):

@@ -3,7 +3,7 @@
 import dataclasses
 
 from kcifar import data
-from kcifar.errors import InputError
+from kcifar.runs.folder import expect_classes
 from kcifar.training.evaluation import open_model
 from kcifar.training.onnx import export_onnx
 from kcifar.training.predictions import predictions
@@ -105,11 +105,7 @@ def assess(run, source=None, tta="none"):
     """
     run.expect_best()
     dataset = data.load(source or run.recipe.data)
-    if dataset.class_names != run.class_names:
-        raise InputError(
-            f"'{run.path}' was trained on the classes {', '.join(run.class_names)}, but {dataset.source} has "
-            f"{', '.join(dataset.class_names)}; expected the same, in the same order"
-        )
+    expect_classes([run], dataset)
     test = predictions(run, "test", dataset.test, tta)
     dataset = run.splits(dataset) or dataset
     temperature = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from kcifar import data
 from kcifar.errors import InputError
 from kcifar.runs.files import write_text
+from kcifar.runs.folder import expect_classes
 from kcifar.runs.report import records
 from kcifar.runs.report.page import render
 from kcifar.runs.report.reported import Reported
@@ -35,7 +36,7 @@ def write_report(runs, path, source=None, dataset=None):
         raise InputError(f"'{path}' {found}; expected the path of an HTML file")
     for run in runs:
         run.expect_best()
-        for read in (records.metrics, records.log, records.environment):
+        for read in (records.metrics, records.log):
             read(run)
     load = functools.cache(lambda source: dataset or data.load(source))
     datasets = [load(source or run.recipe.data) for run in runs]
@@ -45,22 +46,12 @@ def write_report(runs, path, source=None, dataset=None):
 
 
 def _expect_comparable(runs, datasets):
-    first, images = runs[0], datasets[0].test.fingerprint()
     for run, dataset in zip(runs, datasets, strict=True):
-        if run.class_names != first.class_names:
+        expect_classes([runs[0], run], dataset)
+        if dataset is not datasets[0] and dataset.test.fingerprint() != datasets[0].test.fingerprint():
             raise InputError(
-                f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, '{run.path}' on "
-                f"{', '.join(run.class_names)}; a comparison needs the same: report them apart"
-            )
-        if run.class_names != dataset.class_names:
-            raise InputError(
-                f"'{run.path}' was trained on the classes {', '.join(run.class_names)}, {dataset.source} has "
-                f"{', '.join(dataset.class_names)}; expected the same: give the run's data by --data"
-            )
-        if dataset is not datasets[0] and dataset.test.fingerprint() != images:
-            raise InputError(
-                f"'{first.path}' and '{run.path}' have different test images ({datasets[0].source}, {dataset.source}); "
-                "a comparison needs the same: give them by --data, or report the runs apart"
+                f"'{runs[0].path}' and '{run.path}' have different test images ({datasets[0].source}, "
+                f"{dataset.source}); a comparison needs the same: give them by --data, or report the runs apart"
             )
 
 

@@ -10,6 +10,7 @@ from rich.progress import track
 from kcifar import data
 from kcifar.data.dataset import validation_rows
 from kcifar.errors import InputError
+from kcifar.runs.folder import expect_classes
 from kcifar.training.predictions import predictions
 from kcifar.training.scores import Scores
 
@@ -47,7 +48,7 @@ def members(runs, source=None):
         found = f"one member, '{runs[0].path}'" if runs else "no members"
         raise InputError(f"{found}; expected at least two runs, or a folder with them")
     dataset = data.load(source or runs[0].recipe.data)
-    _expect_classes(runs, dataset)
+    expect_classes(runs, dataset)
     for run in runs:
         run.expect_best()
     held_out, warnings = _held_out(runs, dataset)
@@ -57,21 +58,6 @@ def members(runs, source=None):
     if len(held_out):
         validation = [_on(held_out, run, dataset) for run in with_progress(runs, "validation images")]
     return Members(list(runs), dataset, validation, test, warnings)
-
-
-def _expect_classes(runs, dataset):
-    first = runs[0]
-    for run in runs[1:]:
-        if run.class_names != first.class_names:
-            raise InputError(
-                f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, '{run.path}' on "
-                f"{', '.join(run.class_names)}; expected the same, in the same order"
-            )
-    if dataset.class_names != first.class_names:
-        raise InputError(
-            f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, but {dataset.source} has "
-            f"{', '.join(dataset.class_names)}: give its own by --data"
-        )
 
 
 def _held_out(runs, dataset):

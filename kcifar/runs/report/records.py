@@ -1,4 +1,4 @@
-"""What a run wrote about itself, read again: metrics.json, log.csv, environment.json."""
+"""What a run wrote about itself, read again: metrics.json, log.csv."""
 
 import csv
 import json
@@ -41,14 +41,9 @@ def log(run):
     return rows
 
 
-def environment(run):
-    """What `environment.json` holds. Raises InputError where it is missing or damaged."""
-    return _json(run.environment)
-
-
 def recipe_name(run):
     """The name of the recipe's file, as the run's command gives it; the folder's name where it gives none."""
-    command = environment(run).get("command")
+    command = run.began_in().get("command")
     trained = isinstance(command, list) and command[:1] == ["train.py"]  # else by a notebook
     arguments = command[1:] if trained else []
     named = [Path(text).stem for text in arguments if str(text).endswith(".py") and "=" not in text]

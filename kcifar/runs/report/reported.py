@@ -40,7 +40,7 @@ class Reported:
     @functools.cached_property
     def environment(self):
         """What `environment.json` holds."""
-        return records.environment(self.run)
+        return self.run.began_in()
 
     @functools.cached_property
     def recipe(self):

@@ -65,6 +65,7 @@ def _predict(options):
 
     found = photos.find(options.images)  # what can be wrong here is told before Keras is imported
 
+    import kcifar.voting  # noqa: F401  (the layer of an ensemble's hard vote)
     from kcifar.training.photos import load, predict
 
     classifier = load(options.model)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import run_command, use_huge_pages
+from kcifar.commands import run_command
 
 _EXAMPLES = """\
 examples:
@@ -47,5 +47,4 @@ def _report(options):
 
 
 if __name__ == "__main__":
-    use_huge_pages()
     sys.exit(main())

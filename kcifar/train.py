@@ -17,7 +17,7 @@ examples:
   python -m kcifar.train recipes/mixup.py --dry-run --out runs/look         # look at its transforms
   python -m kcifar.train recipes/transfer_resnet18.py freeze=stem,layer1,layer2 --progress 100
   python -m kcifar.train recipes/transfer_resnet18.py pretrained=weights/resnet18.safetensors
-  python -m kcifar.train recipes/mixup.py seed=0..4                         # five runs, one after another
+  python -m kcifar.train recipes/mixup.py seed=0..4     # five runs, in turn; again: what is left of them
   python -m kcifar.train --resume runs/mixup-seed42
   KERAS_BACKEND=jax python -m kcifar.train recipes/mixup.py
 """
@@ -40,10 +40,13 @@ def _parser():
     parser.add_argument(
         "--data", metavar="SOURCE", help="auto, demo, or a path: CIFAR-10 folder or archive, images, .npz, TFDS folder"
     )
-    parser.add_argument("--seed", metavar="N", help="the same as seed=N; N..M trains each in turn")
+    parser.add_argument("--seed", metavar="N", help="the same as seed=N; N..M trains each in turn that is not done")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--out", metavar="RUN", help="folder of the run, or of the runs (default: runs/<recipe>-seed<N>)"
+        "--out",
+        metavar="RUN",
+        help="folder of the run (default: runs/<recipe>-seed<N>), of several seeds that of their runs "
+        "(default: runs/<recipe>-seeds<N>-<M>)",
     )
     where.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
     parser.add_argument(
@@ -121,6 +124,8 @@ def _take_seeds(options):
     texts += [] if options.seed is None else [options.seed]
     if not any(".." in text for text in texts):
         return None
+    if len(texts) > 1:
+        raise InputError(f"the seed is given {len(texts)} times ({', '.join(texts)}); expected once")
     from kcifar.training.seeds import seeds_in
 
     options.overrides = [o for o in options.overrides if o.partition("=")[0].strip() != "seed"]

@@ -9,8 +9,15 @@ from kcifar.commands import run_command
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
+Of each size those members are taken that are best on validation: of all subsets where there are at most eleven runs, of
+more by adding the best one at a time. Validation are the training images that none of the runs was trained on; where
+runs held out different ones a warning says which are left. Runs that held out none (validation=0, as in mixup.py) vote
+as well, but nothing is chosen. What each run predicts is kept in its folder. The file of a soft vote opens in plain
+Keras; that of a hard vote needs `import kcifar.voting` first.
+
 examples:
-  python -m kcifar.vote runs/mixup-seed0 runs/mixup-seed1 runs/mixup-seed2
+  python -m kcifar.train recipes/mixup.py seed=0..4 validation=0.1 select_on=validation   # makes the runs
+  python -m kcifar.vote runs/mixup-seed0 runs/mixup-seed1 runs/elu_cnn-seed0
   python -m kcifar.vote runs/mixup-seeds0-4                        # a folder of runs
   python -m kcifar.vote runs/mixup-seeds0-4 --out ensemble.keras   # the best ensemble, in one file
   python -m kcifar.vote runs/mixup-seeds0-4 --mode hard --out ensemble.keras --export onnx

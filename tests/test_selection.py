@@ -108,10 +108,11 @@ def test_a_member_alone_has_the_accuracy_of_its_scores(mode):
 
 @pytest.mark.parametrize("mode", ["soft", "hard"])
 def test_the_modes_differ_by_hand(mode):
-    """Two are for 0 a little, one is for 1 a lot: the votes say 0, the mean 1."""
-    rows = [[0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.05, 0.9, 0.05]]
+    """A majority is for 0 a little, the others are for 1 a lot: the votes say 0 however many they are, the mean 1."""
+    rows = [[0.34, 0.33, 0.33]] * 7 + [[0.01, 0.98, 0.01]] * 6
     scores = [Scores(np.log([row]), np.array([0])) for row in rows]
-    assert accuracies(scores, [(0, 1, 2)], mode) == [mode == "hard"]
+    subsets = [(0, 1, 7), tuple(range(13))]
+    assert accuracies(scores, subsets, mode).tolist() == [mode == "hard"] * 2
 
 
 @pytest.mark.parametrize("mode", ["soft", "hard"])

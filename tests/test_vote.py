@@ -29,7 +29,7 @@ def four(tmp_path_factory):
     path = tmp_path_factory.mktemp("four")
     images = write_images(path / "images.npz", train=160, test=120)
     for seed in SEEDS:
-        make_run(path / "runs" / f"seed{seed}", images, seed, model=student(seed, noise=0.6 + 0.2 * seed))
+        make_run(path / "runs" / f"seed{seed}", images, seed, model=student(seed, noise=2.4 - 0.3 * seed))
     return path / "runs", images
 
 
@@ -188,6 +188,7 @@ def test_the_file_has_the_accuracy_that_was_named(mode, runs, four, tmp_path, ca
     assert written == [f"wrote {out}"]
     best = json.loads(said)["best"]
     assert len(best["members"]) > 1
+    assert mode == "hard" or str(runs / "seed1") not in best["members"]  # so not simply the first ones
     model, test = keras.saving.load_model(out), data.load(four[1]).test
     predicted = model.predict(np.float32(test.images), verbose=0).argmax(1)
     assert (predicted == test.labels).mean() == pytest.approx(best["test_accuracy"], abs=1e-12)

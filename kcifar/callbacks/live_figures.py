@@ -1,5 +1,6 @@
 """The curves of a run while it trains."""
 
+import contextlib
 import time
 
 import keras
@@ -36,6 +37,7 @@ class LiveCurves(keras.callbacks.Callback):
 
         from kcifar.runs import figures  # imports matplotlib, which nobody else needs who imports the callbacks
 
-        figures.save(figures.curves(self.log.rows, self.selected_on), self.path)
+        with contextlib.suppress(OSError):  # of a full disk: no picture is worth a run
+            figures.save(figures.curves(self.log.rows, self.selected_on), self.path)
         ended = time.perf_counter()
         self._due = ended + _PAUSE * (ended - started)

@@ -1,6 +1,7 @@
 """What a data source becomes: images and labels in memory, split as published."""
 
 import dataclasses
+import functools
 import hashlib
 
 import numpy as np
@@ -52,6 +53,7 @@ class Split:
         """The split of these rows, in their order, copied."""
         return Split(self.images[rows], self.labels[rows], self.classes)
 
+    @functools.cached_property
     def fingerprint(self):
         """SHA-256, in hex, of pixels and labels."""
         digest = hashlib.sha256()

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 # How the names of files begin that are being written: no file of a user's is taken for one.
-_UNFINISHED = ".kcifar-"
+UNFINISHED = ".kcifar-"
 
 
 @contextlib.contextmanager
@@ -17,7 +17,11 @@ def replacing(path):
     So a reader, or a run that is killed or fills the disk, sees the old file or the new one, never a part.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{_UNFINISHED}{path.stem}-", suffix=path.suffix)
+    try:
+        name = {"prefix": f"{UNFINISHED}{path.stem}-", "suffix": path.suffix}
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, **name)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(descriptor)
     try:
         yield temporary
@@ -31,7 +35,7 @@ def replacing(path):
 
 def remove_leftovers(folder):
     """Removes what `replacing` could not, in `folder` and below it, because its process was killed."""
-    for path in Path(folder).rglob(f"{_UNFINISHED}*"):
+    for path in Path(folder).rglob(f"{UNFINISHED}*"):
         path.unlink()
 
 

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 import kcifar
-from kcifar import backend, data
+from kcifar import backend
 from kcifar.errors import InputError
 from kcifar.models.weights import locate, sha256
 from kcifar.recipe import Recipe
-from kcifar.runs.files import remove_leftovers, write_json, write_text
+from kcifar.runs.files import UNFINISHED, remove_leftovers, write_json, write_text
 
 
 class RunFolder:
@@ -37,7 +37,7 @@ class RunFolder:
         """The path of the best model. Raises InputError where there is none yet."""
         if not self.best.is_file():
             raise InputError(
-                f"'{self.path}' has no best.keras: it was ended before its first epoch; go on with "
+                f"'{self.path}' has no best.keras, which its first epoch leaves; go on with "
                 f"python -m kcifar.train --resume {self.path}"
             )
         return self.best
@@ -52,25 +52,36 @@ class RunFolder:
 
     @property
     def class_names(self):
-        """The names of the classes it was trained on; CIFAR-10's where it was made before they were written."""
-        return tuple(self.began_in().get("class_names", data.CLASS_NAMES))
+        """The names of the classes it was trained on. Raises InputError where they are not in `environment.json`."""
+        names = self.began_in().get("class_names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"'{self.environment}' has no list class_names: written by another version, or damaged")
+        return tuple(names)
 
     def began_in(self):
         """What `environment.json` holds. Raises InputError where it is damaged."""
         try:
-            return dict(json.loads(self.environment.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"'{self.environment}' is damaged ({error!r}): start a new run with --out") from None
+            written = json.loads(self.environment.read_text(encoding="utf-8"))
+            if isinstance(written, dict) and isinstance(written.get("resumed", []), list):
+                return written
+            error = "it holds something else"
+        except (OSError, ValueError) as found:
+            error = repr(found)
+        raise InputError(f"'{self.environment}' is damaged ({error}): start a new run with --out")
 
     def splits(self, dataset):
         """The data set, split as the recipe says where it is not yet, if it is what was trained on; else None."""
-        split = _split(dataset, self.recipe.validation, self.recipe.validation_seed)
-        return split if _fingerprint(split) == self.began_in().get("data_sha256") else None
+        recipe = self.recipe
+        how = recipe.validation, recipe.validation_seed
+        return _split(dataset, *how) if _fingerprint(dataset, *how) == self.began_in().get("data_sha256") else None
 
     @property
     def recipe(self):
         """The resolved recipe. Raises InputError where it is damaged."""
-        return Recipe.from_json(self.recipe_json.read_text(encoding="utf-8"))
+        try:
+            return Recipe.from_json(self.recipe_json.read_text(encoding="utf-8"))
+        except (ValueError, TypeError, AttributeError) as error:  # InputError is a ValueError
+            raise InputError(f"the recipe of '{self.path}' cannot be read: {error}") from None
 
     def expect_recipe(self, recipe):
         """Raises InputError where `recipe` is not the one that this run was made with."""
@@ -81,14 +92,14 @@ class RunFolder:
             raise InputError(f"'{self.path}' is a run of another recipe ({found}); start a new run with --out")
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def _split(dataset, fraction, seed):
     return dataset.split_validation(fraction, seed) if fraction and dataset.validation is None else dataset
 
 
-@functools.lru_cache(maxsize=2)
-def _fingerprint(dataset):
-    return dataset.fingerprint()
+@functools.lru_cache(maxsize=64)
+def _fingerprint(dataset, fraction, seed):
+    return _split(dataset, fraction, seed).fingerprint()
 
 
 def create(path, recipe, source, dataset):
@@ -121,11 +132,17 @@ def make(path):
         InputError: there is something else at `path`.
     """
     run = RunFolder(path)
-    if run.path.exists() and (not run.path.is_dir() or set(run.path.iterdir()) - {run.figure("transforms")}):
+    if run.path.exists() and (not run.path.is_dir() or _holds_more(run)):
         kind = "a run: go on with --resume, or" if run.recipe_json.exists() else "no empty folder:"
         raise InputError(f"'{path}' is already there and {kind} choose another --out")
     run.path.mkdir(parents=True, exist_ok=True)
     return run
+
+
+def _holds_more(run):
+    """Whether there is more than a picture of transforms, and what a run left that was killed as it was made."""
+    begun = set() if run.recipe_json.exists() else {run.recipe_source, *run.path.glob(f"{UNFINISHED}*")}
+    return bool(set(run.path.iterdir()) - {run.figure("transforms")} - begun)
 
 
 def find(path):
@@ -155,7 +172,7 @@ def _runs_in(path):
     if (Path(path) / "recipe.json").is_file() or not inside:
         return [find(path)]
     return sorted(
-        inside, key=lambda run: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", run.path.name)]
+        inside, key=lambda run: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.path.name)]
     )
 
 

@@ -11,12 +11,27 @@ from keras import ops
 from kcifar.errors import InputError
 from kcifar.runs.files import replacing
 
+_CLASS_NAMES = "class_names.json"
 
-def save_model(model, path):
-    """Saves the model as a `.keras` file that plain Keras opens: without the optimizer, whole or not at all."""
+
+def save_model(model, path, class_names=None):
+    """Saves the model as a `.keras` file that plain Keras opens: without the optimizer, whole or not at all.
+
+    Args:
+        class_names: kept in the file too, which is a zip archive: in an entry that Keras does not look at.
+    """
     uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
     with replacing(path) as temporary:
         uncompiled.save(temporary)
+        if class_names:
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.writestr(_CLASS_NAMES, json.dumps(list(class_names)))
+
+
+def class_names_in(path):
+    """The names that `save_model` kept in the file; None without."""
+    with zipfile.ZipFile(path) as archive:
+        return tuple(json.loads(archive.read(_CLASS_NAMES))) if _CLASS_NAMES in archive.namelist() else None
 
 
 def save_state(path, model, record):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from kcifar import backend
-from kcifar.errors import InputError, nearest
+from kcifar.errors import InputError, nearest, one_line
 from kcifar.training.part import evaluation_batches
 from kcifar.training.scores import Scores, are_probabilities, normalised
 from kcifar.training.test_time import TEST_TIME_AUGMENTATIONS
@@ -19,10 +19,12 @@ def evaluate(model, split, tta="none"):
             "flip+shift", half of that, and half over both moved by a pixel down and right, and up and left.
 
     Raises:
-        InputError: the model gives another number of classes than the split has, or an unknown `tta`.
+        InputError: the model is no classifier of such images, gives another number of classes than the split has, or
+            NaN or infinity; or an unknown `tta`.
     """
     if tta not in TEST_TIME_AUGMENTATIONS:
         raise InputError(f"the test-time augmentation is '{tta}'; {nearest(tta, TEST_TIME_AUGMENTATIONS)}")
+    expect_classifier(model, f"the model '{model.name}'", split.images.shape[1:])
     logits = sum(
         share * log_probabilities(model.predict(evaluation_batches(model, split, [view]), verbose=0))
         for view, share in TEST_TIME_AUGMENTATIONS[tta].items()
@@ -31,7 +33,39 @@ def evaluate(model, split, tta="none"):
         raise InputError(
             f"the model gives {logits.shape[-1]} classes, the data has {split.classes}: not of this data set"
         )
+    if not np.isfinite(logits).all():
+        raise InputError(f"the model '{model.name}' gives NaN or infinity: it diverged in training; leave it out")
     return Scores(normalised(logits), split.labels)
+
+
+def expect_classifier(model, what, image_shape=None):
+    """Raises InputError unless a model goes from one RGB image to one output (batch, classes), 2 classes or more.
+
+    Args:
+        model: a `keras.Model`.
+        what: it is, as the error names it.
+        image_shape: (height, width, channels) that it has to take; None for any.
+    """
+    taken, given = ([tensor.shape for tensor in _tensors(model, name)] for name in ("inputs", "outputs"))
+    image_shape = image_shape or (None, None, 3)
+    one_image = len(taken) == 1 and len(taken[0]) == 4 and taken[0][0] is None
+    if not (one_image and all(map(_fits, taken[0][1:], image_shape))):
+        shape = ", ".join("any" if side is None else str(side) for side in image_shape)
+        raise InputError(f"{what} takes {_shapes(taken)}; expected a model of one image, (None, {shape})")
+    if not (len(given) == 1 and len(given[0]) == 2 and (given[0][1] or 0) > 1):
+        raise InputError(f"{what} gives {_shapes(given)}; expected a classifier: (None, classes), 2 classes or more")
+
+
+def _fits(side, wanted):
+    return side is None or wanted is None or side == wanted
+
+
+def _tensors(model, name):
+    return keras.tree.flatten(getattr(model, name, None) or [])
+
+
+def _shapes(shapes):
+    return " and ".join(map(str, shapes)) or "what it does not tell (it is no functional or sequential model)"
 
 
 def log_probabilities(outputs):
@@ -68,8 +102,4 @@ def open_model(path):
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise
-        raise InputError(f"'{path}' cannot be opened as a Keras model: {_first_line(error)}") from None
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"'{path}' cannot be opened as a Keras model: {one_line(error)}") from None

@@ -13,7 +13,8 @@ from kcifar import data
 from kcifar.data import photos
 from kcifar.errors import InputError
 from kcifar.runs import folder
-from kcifar.training.evaluation import load_model, log_probabilities
+from kcifar.runs.state import class_names_in
+from kcifar.training.evaluation import expect_classifier, load_model, log_probabilities
 
 _AT_ONCE = 32  # images in memory; few, because a user's own model may be large
 _UNKNOWN_SIDE = 32
@@ -59,8 +60,8 @@ class Predictions:
 def load(path):
     """The `Classifier` at `path`: of a run's folder its best model, or that in a `.keras` file.
 
-    Its classes have the names that an `environment.json` beside it holds, as a run's; without one those of CIFAR-10
-    where it has 10, and "class 0", "class 1" and so on where it has another number.
+    Its classes have the names that the run beside it was trained on, or that are in the file, as in an ensemble's;
+    without either those of CIFAR-10 where it has 10, and "class 0", "class 1" and so on where it has another number.
 
     Raises:
         InputError: there is no such model, it is damaged, it takes or gives something else, or its number of classes is
@@ -71,25 +72,8 @@ def load(path):
         raise InputError(f"'{path}' does not exist; expected a folder that kcifar.train wrote, or a .keras file")
     file = folder.find(path).expect_best() if path.is_dir() else path
     model = load_model(file)
-    classes = _classes(model, file)
-    return Classifier(model, _class_names(file, classes))
-
-
-def _classes(model, file):
-    taken, given = ([tensor.shape for tensor in _tensors(model, name)] for name in ("inputs", "outputs"))
-    if not (len(taken) == 1 and len(taken[0]) == 4 and taken[0][0] is None and taken[0][3] == 3):
-        raise InputError(f"'{file}' takes {_shapes(taken)}; expected a model of one image: (None, height, width, 3)")
-    if not (len(given) == 1 and len(given[0]) == 2 and (given[0][1] or 0) > 1):
-        raise InputError(f"'{file}' gives {_shapes(given)}; expected a classifier: (None, classes), 2 classes or more")
-    return given[0][1]
-
-
-def _tensors(model, name):
-    return keras.tree.flatten(getattr(model, name, None) or [])
-
-
-def _shapes(shapes):
-    return " and ".join(map(str, shapes)) or "what it does not tell (it is no functional or sequential model)"
+    expect_classifier(model, f"'{file}'")
+    return Classifier(model, _class_names(file, model.outputs[0].shape[-1]))
 
 
 def _class_names(file, classes):
@@ -101,6 +85,8 @@ def _class_names(file, classes):
                 "is not this run's model; move it to another folder"
             )
         return run.class_names
+    if names := class_names_in(file):
+        return names
     if classes == len(data.CLASS_NAMES):
         return data.CLASS_NAMES
     return tuple(f"class {label}" for label in range(classes))

@@ -1,6 +1,7 @@
 """What a run's best model predicts, computed once and kept in its folder."""
 
 import contextlib
+import functools
 import zipfile
 
 import numpy as np
@@ -26,13 +27,23 @@ def predictions(run, name, split, tta="none"):
         InputError: the run has no best model yet, or it is damaged, or of another number of classes.
     """
     path = run.predictions(name, tta)
-    key = {"model": sha256(run.expect_best()), "images": split.fingerprint()}
+    key = {"model": _sha256_of(run.expect_best()), "images": split.fingerprint}
     kept = _kept(path, key)
-    if kept is not None:
+    if kept is not None and kept.shape == (len(split), split.classes):
         return Scores(kept, split.labels)
     scores = evaluate(load_model(run.best), split, tta)
     keep(path, key, scores)
     return scores
+
+
+def _sha256_of(path):
+    found = path.stat()
+    return _sha256(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path, *changes):
+    return sha256(path)
 
 
 def keep(path, key, scores):
@@ -49,5 +60,5 @@ def _kept(path, key):
         with np.load(path) as arrays:
             same = all(str(arrays[name]) == value for name, value in key.items())
             return arrays["log_probabilities"] if same else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

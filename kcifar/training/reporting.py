@@ -48,7 +48,7 @@ def write_report(runs, path, source=None, dataset=None):
 def _expect_comparable(runs, datasets):
     for run, dataset in zip(runs, datasets, strict=True):
         expect_classes([runs[0], run], dataset)
-        if dataset is not datasets[0] and dataset.test.fingerprint() != datasets[0].test.fingerprint():
+        if dataset is not datasets[0] and dataset.test.fingerprint != datasets[0].test.fingerprint:
             raise InputError(
                 f"'{runs[0].path}' and '{run.path}' have different test images ({datasets[0].source}, "
                 f"{dataset.source}); a comparison needs the same: give them by --data, or report the runs apart"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import statistics
 
 import numpy as np
 
@@ -46,14 +48,8 @@ class Scores:
         return float(self.correct.mean())
 
     def accuracy_interval(self, level=0.95):
-        """(low, high): Wilson's score interval of the accuracy (1927).
-
-        It covers the choice of the test images, not that of the seed or of the training images.
-        """
-        from scipy.stats import binomtest
-
-        found = binomtest(int(self.correct.sum()), len(self.labels)).proportion_ci(level, method="wilson")
-        return float(found.low), float(found.high)
+        """(low, high), see `wilson_interval`."""
+        return wilson_interval(self.accuracy, len(self.labels), level)
 
     def top(self, count):
         """Fraction of images whose label is among the `count` most probable classes."""
@@ -122,6 +118,17 @@ class Scores:
 
     def _of_label(self, values):
         return values[np.arange(len(self.labels)), self.labels]
+
+
+def wilson_interval(accuracy, images, level=0.95):
+    """(low, high): Wilson's score interval of an accuracy on so many images (Wilson 1927).
+
+    It covers the choice of the test images, not that of the seed or of the training images.
+    """
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    middle = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(accuracy * (1 - accuracy) / images + z**2 / (4 * images**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def are_probabilities(outputs):

@@ -1,6 +1,5 @@
 """The same recipe from several seeds: members of an ensemble, or a mean with its spread."""
 
-import json
 import re
 import statistics
 import subprocess
@@ -11,8 +10,10 @@ from kcifar import recipe
 from kcifar.errors import InputError
 from kcifar.output import say
 from kcifar.runs import folder
+from kcifar.runs.report import records
 
-_PATIENCE = 10  # seconds that a training which is interrupted has to end by itself
+_MOST = 1000
+_PATIENCE = 60  # seconds that a training which is interrupted has to end by itself
 
 
 def seeds_in(text):
@@ -22,8 +23,11 @@ def seeds_in(text):
         InputError: it is no such range, or an empty one.
     """
     found = re.fullmatch(r"(\d+)\.\.(\d+)", text)
-    if not found or int(found[1]) > int(found[2]):
-        raise InputError(f"seed is '{text}'; expected a number, or a range from the smaller to the greater, as 0..4")
+    if not found or not 0 <= int(found[2]) - int(found[1]) < _MOST:
+        raise InputError(
+            f"seed is '{text}'; expected a number, or a range from the smaller to the greater, of at most {_MOST}, "
+            "as 0..4"
+        )
     return range(int(found[1]), int(found[2]) + 1)
 
 
@@ -49,8 +53,9 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None):
     out = Path(out or Path("runs") / f"{Path(path).stem}-seeds{seeds[0]}-{seeds[-1]}")
     runs = {seed: folder.RunFolder(out / f"seed{seed}") for seed in seeds}
     for seed, run in runs.items():
+        resolved = recipe.load(path).override([*overrides, f"seed={seed}"])
         if run.recipe_json.exists():
-            run.expect_recipe(recipe.load(path).override([*overrides, f"seed={seed}"]))
+            run.expect_recipe(resolved)
     for place, (seed, run) in enumerate(runs.items(), start=1):
         say(f"{'' if place == 1 else chr(10)}seed {seed}, {place} of {len(runs)}: {_state(run)}")
         if not run.metrics.exists():
@@ -73,9 +78,12 @@ def _train(run, path, overrides, progress_every):
         code = process.wait()
     except KeyboardInterrupt:
         _end(process)
+        print("interrupted; the same command again goes on with this seed and the others", file=sys.stderr)
         raise
     if code:
-        raise InputError(f"the training of '{run.path}' ended with exit code {code}: give the same command again")
+        raise InputError(
+            f"the training of '{run.path}' ended with exit code {code}; the seeds behind it were not begun"
+        )
 
 
 def _end(process):
@@ -88,10 +96,10 @@ def _end(process):
 
 
 def _accuracy(run):
-    try:
-        return json.loads(run.metrics.read_text(encoding="utf-8"))["test_accuracy"]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"'{run.metrics}' is damaged ({error!r}): delete it, and it is made again") from None
+    accuracy = records.metrics(run).get("test_accuracy")
+    if accuracy is None:
+        raise InputError(f"'{run.metrics}' has no test_accuracy: delete it, and it is made again")
+    return accuracy
 
 
 def _summary(runs):
@@ -100,4 +108,6 @@ def _summary(runs):
     if len(accuracies) > 1:
         mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
         lines.append(f"{'mean':<11}{mean:.2%} ± {100 * spread:.2f} (standard deviation of {len(accuracies)} seeds)")
+    if next(iter(runs.values())).recipe.select_on == "test":
+        lines.append("their epochs were chosen on the test set itself: not an honest estimate")
     return "\n".join(lines)

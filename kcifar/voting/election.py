@@ -8,7 +8,7 @@ from kcifar.data import Batches
 from kcifar.errors import InputError
 from kcifar.runs.state import save_model
 from kcifar.training.evaluation import evaluate, open_model
-from kcifar.training.scores import Scores
+from kcifar.training.scores import Scores, wilson_interval
 from kcifar.voting import selection
 from kcifar.voting.ensembles import ensemble
 from kcifar.voting.layer import MODES
@@ -40,13 +40,6 @@ class Election:
         """The `Size` that is named and written."""
         return selection.best(self.sizes[self.mode])
 
-    @property
-    def scores(self):
-        """The test `Scores` of the soft vote of the best members."""
-        chosen = [self.members.test[place] for place in self.best.members]
-        mean = np.mean([scores.probabilities for scores in chosen], axis=0)
-        return Scores(np.log(np.maximum(mean, np.finfo(np.float64).tiny)), chosen[0].labels)
-
     def ties(self, size):
         """The number of test images for which classes tie for the most votes of a size's best members."""
         return selection.ties([self.members.test[place] for place in size.members])
@@ -64,6 +57,7 @@ class Election:
                     "validation_accuracy": found.validation[place].accuracy if found.validation else None,
                     "test_accuracy": scores.accuracy,
                     "test_accuracy_interval": scores.accuracy_interval(),
+                    "selected_on": run.recipe.select_on,
                 }
                 for place, (run, scores) in enumerate(zip(found.runs, found.test, strict=True))
             ],
@@ -78,9 +72,13 @@ class Election:
             "members": [str(self.members.runs[place].path) for place in size.members],
             "validation_accuracy": size.validation,
             "test_accuracy": size.test,
+            "test_accuracy_interval": self._interval(size),
             "ties": self.ties(size),
             "all_test_accuracies": size.every.tolist(),
         }
+
+    def _interval(self, size):
+        return wilson_interval(size.test, len(self.members.dataset.test))
 
     def text(self):
         """The figures for people to read."""
@@ -99,13 +97,16 @@ class Election:
     def _members(self):
         found = self.members
         names = [str(run.path) for run in found.runs]
-        width = max(map(len, names)) + 4
+        width = max(map(len, names)) + 5
         lines = [f"{'member':<{width}}validation    test   95 % interval"]
         for place, (name, scores) in enumerate(zip(names, found.test, strict=True)):
             low, high = scores.accuracy_interval()
             validation = _percent(found.validation[place].accuracy if found.validation else None)
-            named = f"{place + 1:>2}  {name}"
+            chosen_on_test = "*" if found.runs[place].recipe.select_on == "test" else ""
+            named = f"{place + 1:>2}  {name}{chosen_on_test}"
             lines.append(f"{named:<{width}}{validation:>10}  {scores.accuracy:6.2%}  {low:.1%} – {high:.1%}")
+        if any(run.recipe.select_on == "test" for run in found.runs):
+            lines.append("* its epoch was chosen on the test set itself: not an honest estimate, nor is any below")
         return "\n".join(lines)
 
     def _agreement(self):
@@ -137,7 +138,10 @@ class Election:
     def _conclusion(self):
         best = self.best
         how = "chosen on validation" if best.validation is not None else "not chosen: no image is left to choose it on"
-        lines = [f"best: {len(best.members)} members, {self.mode} vote ({how}), {best.test:.2%} on test"]
+        low, high = self._interval(best)
+        members = "1 member" if len(best.members) == 1 else f"{len(best.members)} members, {self.mode} vote"
+        reached = f"{best.test:.2%} on test (95 % interval {low:.1%} – {high:.1%})"
+        lines = [f"best: {members} ({how}), {reached}"]
         if self.soup is not None:
             lines.append(f"the mean of the weights of all: {self.soup.accuracy:.2%} on test, loss {self.soup.loss:.4f}")
         return "\n".join(lines)
@@ -156,7 +160,7 @@ class Election:
             raise InputError(f"on validation one member is best, '{chosen[0].path}': take its best.keras")
         model = ensemble([open_model(run.best) for run in chosen], self.mode)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_model(model, path)
+        save_model(model, path, self.members.dataset.class_names)
         if not export:
             return [path]
         from kcifar.training.onnx import export_onnx

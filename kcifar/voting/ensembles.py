@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers, ops
 
 from kcifar.errors import InputError
+from kcifar.training.evaluation import expect_classifier
 from kcifar.training.scores import are_probabilities
 from kcifar.voting.layer import Voting, expect_mode, member_weights
 
@@ -35,7 +36,7 @@ def ensemble(models, mode="soft", weights=None, image_shape=(32, 32, 3)):
         found = "no members" if not models else "one member"
         raise InputError(f"an ensemble of {found}; expected at least two models")
     for place, model in enumerate(models):
-        _expect_classifier(model, place)
+        expect_classifier(model, f"member {place + 1}")
     classes = [model.outputs[0].shape[-1] for model in models]
     if len(set(classes)) > 1:
         raise InputError(f"members have {', '.join(map(str, classes))} classes; expected the same number of all")
@@ -78,13 +79,3 @@ def _gives_probabilities(model):
     sides = [side or 32 for side in model.inputs[0].shape[1:3]]
     noise = np.random.default_rng(0).uniform(0, 255, (2, *sides, model.inputs[0].shape[-1])).astype("float32")
     return are_probabilities(ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32")))
-
-
-def _expect_classifier(model, place):
-    shapes = [tensor.shape for tensor in (*getattr(model, "inputs", ()), *getattr(model, "outputs", ()))]
-    if [len(shape) for shape in shapes] != [4, 2]:
-        found = f"shapes {shapes}" if shapes else f"a {type(model).__name__}"
-        raise InputError(
-            f"member {place + 1} has {found}; expected a Keras model from images (batch, height, width, channels) to "
-            "(batch, classes)"
-        )

@@ -79,9 +79,9 @@ class Voting(keras.layers.Layer):
         super().__init__(**options)
         expect_mode(mode)
         self.mode = mode
-        self.weights_of_members = None if weights is None else [float(w) for w in np.ravel(np.asarray(weights))]
+        self.weights_of_members = weights
         if weights is not None:
-            member_weights(self.weights_of_members, len(self.weights_of_members))
+            self.weights_of_members = member_weights(weights, np.size(weights)).tolist()
 
     def build(self, input_shape):
         if len(input_shape) != 3 or not input_shape[0]:

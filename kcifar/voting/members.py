@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 
 import numpy as np
 from rich.console import Console
@@ -13,6 +14,8 @@ from kcifar.errors import InputError
 from kcifar.runs.folder import expect_classes
 from kcifar.training.predictions import predictions
 from kcifar.training.scores import Scores
+
+_FEWEST_IN_COMMON = 500  # images: an accuracy on them is known to two points
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,12 +55,18 @@ def members(runs, source=None):
     for run in runs:
         run.expect_best()
     held_out, warnings = _held_out(runs, dataset)
-    with_progress = functools.partial(track, console=Console(stderr=True), transient=True)
+    bar = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}
+    with_progress = functools.partial(track, **bar)
     test = [predictions(run, "test", dataset.test) for run in with_progress(runs, "test images")]
     validation = []
     if len(held_out):
         validation = [_on(held_out, run, dataset) for run in with_progress(runs, "validation images")]
-    return Members(list(runs), dataset, validation, test, warnings)
+    return Members(list(runs), dataset, validation, test, warnings + _unfinished(runs))
+
+
+def _unfinished(runs):
+    paths = [str(run.path) for run in runs if not run.metrics.exists()]
+    return [f"{', '.join(paths)}: not ended yet; the best epoch so far votes"] if paths else []
 
 
 def _held_out(runs, dataset):
@@ -70,12 +79,13 @@ def _held_out(runs, dataset):
         return common[:0], [f"{which}, so none of these counts as held out: no size is chosen"]
     if not len(common):
         return common, ["no training image was held out from all members: no size is chosen, as it would leak"]
-    if any(len(rows) > len(common) for rows in own):
-        return common, [
-            "members were trained on validation images of others, on which a choice of the size would leak: it is "
-            f"chosen on the {len(common):,} images that all held out (train them with the same validation_seed)"
-        ]
-    return common, []
+    if all(len(rows) == len(common) for rows in own):
+        return common, []
+    leak = "members were trained on validation images of others, on which a choice of the size would leak"
+    advice = "train them with the same validation and validation_seed"
+    if len(common) < _FEWEST_IN_COMMON:
+        return common[:0], [f"{leak}; all held out but {len(common):,}, too few to choose on: {advice}"]
+    return common, [f"{leak}: it is chosen on the {len(common):,} images that all held out ({advice})"]
 
 
 def _held_out_by(run, dataset):

@@ -84,30 +84,37 @@ def accuracies(scores, subsets, mode):
     Returns:
         float64 (subsets,).
     """
-    of_label, of_others = _ballots(scores, mode)
+    ballots = _ballots(scores, mode)
     chosen = np.zeros((len(subsets), len(scores)))
     for row, subset in enumerate(subsets):
         chosen[row, list(subset)] = 1
-    found = [_share_won(some, of_label, of_others) for some in np.split(chosen, range(_AT_ONCE, len(chosen), _AT_ONCE))]
+    labels = scores[0].labels
+    found = [_share_won(some, ballots, labels) for some in np.split(chosen, range(_AT_ONCE, len(chosen), _AT_ONCE))]
     return np.concatenate(found)
 
 
 def _ballots(scores, mode):
-    """What each member gives to the label, (members, n), and to each class but that, (members, classes · n)."""
-    labels, classes = scores[0].labels, scores[0].log_probabilities.shape[1]
+    """What each member gives to each class of each image, (members, classes, n)."""
     ballots = np.stack([of_member.probabilities.T for of_member in scores])
-    if mode == "hard":
-        # One vote, and a part of a probability that all members' together cannot make up for a vote.
-        votes = np.stack([np.eye(classes)[of_member.predicted].T for of_member in scores])
-        ballots = votes + ballots / (len(scores) + 1)
-    of_label = ballots[:, labels, np.arange(len(labels))]
-    ballots[:, labels, np.arange(len(labels))] = -1
-    return of_label, ballots.reshape(len(scores), -1)
+    if mode == "soft":
+        return ballots
+    # One vote, and a part of a probability that all members' together cannot make up for a vote.
+    classes = ballots.shape[1]
+    votes = np.stack([np.eye(classes)[of_member.predicted].T for of_member in scores])
+    return votes + ballots / (len(scores) + 1)
 
 
-def _share_won(chosen, of_label, of_others):
-    best_other = (chosen @ of_others).reshape(len(chosen), -1, of_label.shape[1]).max(axis=1)
-    return (chosen @ of_label > best_other).mean(axis=1)
+def _share_won(chosen, ballots, labels):
+    """The fraction of images that each row of `chosen` (subsets, members) votes right on, (subsets,)."""
+    images = np.arange(len(labels))
+    sums = (chosen @ ballots.reshape(len(ballots), -1)).reshape(len(chosen), -1, len(labels))
+    of_label = sums[:, labels, images]
+    sums[:, labels, images] = -1
+    best_other = sums.max(axis=1)
+    won = of_label > best_other
+    for subset, image in np.argwhere(of_label == best_other):  # of equal ones the first class
+        won[subset, image] = labels[image] < sums[subset, :, image].argmax()
+    return won.mean(axis=1)
 
 
 def agreement(scores):

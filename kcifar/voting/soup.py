@@ -1,5 +1,7 @@
 """The average of models' weights."""
 
+import itertools
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -14,6 +16,8 @@ def soup(models, batches):
     of each batch's statistics over all batches, one pass in training mode, as torch.optim.swa_utils.update_bn with a
     loader of equal batches (Izmailov et al. 2018, arXiv 1803.05407, section 3.3). Departure: Keras's variance of a
     batch is the biased one.
+
+    Those of a BatchNorm that is frozen are found anew as well.
 
     Averages are worth something between models that share the beginning of their training; those of different initial
     weights lie in different basins.
@@ -69,9 +73,24 @@ def _statistics(norm):
 
 
 def _expect_like(first, model, place):
-    shapes = [[(w.path.rpartition("/")[2], tuple(w.shape)) for w in one.weights] for one in (first, model)]
-    if shapes[0] != shapes[1]:
+    pairs = itertools.zip_longest(_layers(first), _layers(model))
+    different = next((f"{one} and {two}" for one, two in pairs if one != two), None)
+    if different:
         raise InputError(
-            f"models 1 ({first.name}, {len(shapes[0])} weights) and {place} ({model.name}, {len(shapes[1])} weights) "
-            "have different weights; expected models of one architecture"
+            f"models 1 and {place} are of different architectures ({different:.300}); expected the same layers"
         )
+
+
+# What does not change what a layer of given weights computes in inference, but for its rounding.
+_OF_NO_MATTER = ("name", "trainable", "seed", "dtype", "build_config")
+
+
+def _layers(model):
+    """Kind, arguments and shapes of each layer that is no model itself."""
+    found = [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
+    return [(type(layer).__name__, _arguments(layer), [tuple(w.shape) for w in layer.weights]) for layer in found]
+
+
+def _arguments(layer):
+    config = layer.get_config()
+    return {k: v for k, v in config.items() if k not in _OF_NO_MATTER and not k.endswith("_initializer")}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kcifar.errors import InputError
 
-_NUMBERS = ("best_epoch", "selected_accuracy", "epochs", "parameters", "trained_parameters", "feature_seconds",
+_NUMBERS = ("test_accuracy", "best_epoch", "selected_accuracy",
+            "epochs", "parameters", "trained_parameters", "feature_seconds",
             "train_seconds", "images_per_second", "peak_memory_bytes", "peak_device_bytes")  # fmt: skip
 
 

@@ -7,9 +7,9 @@ from kcifar.commands import run_command
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
-Prints accuracy with its 95 % interval (Wilson's), top-2 accuracy, loss, Brier score and expected calibration error, these
-also with a temperature fitted on the run's validation images, accuracy of each class, the confusion matrix, and the most
-confident mistakes. What the model predicts is kept in RUN/predictions.
+Prints accuracy with its 95 % interval (Wilson's), top-2 accuracy, loss, Brier score and expected calibration error,
+these also with a temperature fitted on the run's validation images, accuracy of each class, the confusion matrix, and
+the most confident mistakes. What the model predicts is kept in RUN/predictions.
 
 examples:
   python -m kcifar.evaluate runs/mixup-seed42

@@ -57,7 +57,8 @@ def keep(path, key, scores):
 def _kept(path, key):
     """The logarithms of the probabilities at `path`; None where there are none of this model and these images."""
     try:
-        with np.load(path) as arrays:
+        # Opened here, since NumPy leaves the file open where it cannot read it.
+        with open(path, "rb") as file, np.load(file) as arrays:
             same = all(str(arrays[name]) == value for name, value in key.items())
             return arrays["log_probabilities"] if same else None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):

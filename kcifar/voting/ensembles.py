@@ -50,7 +50,8 @@ def _vote(probabilities, mode, weights):
         return Voting(mode, weights, name="voting")(ops.stack(probabilities))
     if weights is None:
         return layers.Average(dtype="float32", name="voting")(probabilities)
-    shares = member_weights(weights, len(probabilities)).tolist()
+    given = member_weights(weights, len(probabilities))
+    shares = (given / given.sum()).tolist()
     weighted = [
         layers.Rescaling(share, dtype="float32", name=f"weight{place}")(of_member)
         for place, (share, of_member) in enumerate(zip(shares, probabilities, strict=True), start=1)

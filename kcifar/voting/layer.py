@@ -17,20 +17,20 @@ def expect_mode(mode):
 
 
 def member_weights(weights, members):
-    """The weights of so many members, normalised to sum 1: float32 (members,); None for equal ones.
+    """The weights of so many members, float32 (members,); None for ones.
 
     Raises:
         InputError: another number of them, one that is negative or no finite number, or none above 0.
     """
     if weights is None:
-        return np.full(members, 1 / members, np.float32)
+        return np.ones(members, np.float32)
     try:
         given = np.asarray(weights, np.float64)
     except (TypeError, ValueError):
         given = np.empty(0)
     if given.shape != (members,) or not (np.isfinite(given).all() and (given >= 0).all() and given.sum() > 0):
         raise InputError(f"weights are {weights!r}; expected a number from 0 for each of {members} members, not all 0")
-    return (given / given.sum()).astype("float32")
+    return given.astype("float32")
 
 
 def combined(probabilities, weights, mode):
@@ -38,19 +38,21 @@ def combined(probabilities, weights, mode):
 
     Args:
         probabilities: (members, batch, classes), from 0, summing to 1.
-        weights: float32 (…, members), summing to 1.
+        weights: float32 (members,), from 0, in any unit.
         mode: "soft", the weighted mean of the probabilities. "hard", the share of the votes that each class has, a
             member's vote being its most probable class; classes that tie for the most votes divide theirs by mean
             probability, so that the largest share is that of the tied class with the larger mean.
 
     Returns:
-        (…, batch, classes), from 0, summing to 1. The class that is voted for has the largest; of equal ones the first.
+        (batch, classes), from 0, summing to 1. The class that is voted for has the largest; of equal ones the first.
     """
-    mean = ops.tensordot(weights, probabilities, 1)
+    # Divided last: so classes with equal sums have equal means, whatever a share of 1/3 is in float32.
+    total = ops.sum(weights)
+    mean = ops.tensordot(weights, probabilities, 1) / total
     if mode == "soft":
         return mean
     votes = ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype=probabilities.dtype)
-    shares = ops.tensordot(weights, votes, 1)
+    shares = ops.tensordot(weights, votes, 1) / total
     tied = ops.cast(shares > ops.max(shares, axis=-1, keepdims=True) - _SAME, shares.dtype)
     of_tied = ops.sum(tied * shares, axis=-1, keepdims=True)
     preference = tied * mean / ops.sum(tied * mean, axis=-1, keepdims=True)

@@ -101,7 +101,7 @@ def _ballots(scores, mode):
     # One vote, and a part of a probability that all members' together cannot make up for a vote.
     classes = ballots.shape[1]
     votes = np.stack([np.eye(classes)[of_member.predicted].T for of_member in scores])
-    return votes + ballots / (len(scores) + 1)
+    return votes + ballots / 2 ** len(scores).bit_length()  # exact, as equal sums have to stay equal
 
 
 def _share_won(chosen, ballots, labels):

@@ -54,16 +54,16 @@ def _estimate_statistics(model, batches):
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
     if not norms:
         return
-    before = [norm.momentum for norm in norms]
+    before = [(norm.momentum, norm.trainable) for norm in norms]
     sums = [0.0] * len(norms)
     for norm in norms:
-        norm.momentum = 0.0  # the moving statistics then are those of the batch
+        norm.momentum, norm.trainable = 0.0, True  # the moving statistics then are those of the batch
     forward = keras.Model(model.inputs[0], model.outputs[0])
     for step in range(len(batches)):
         forward(batches[step][0], training=True)
         sums = [total + np.stack(_statistics(norm)) for total, norm in zip(sums, norms, strict=True)]
-    for norm, total, momentum in zip(norms, sums, before, strict=True):
-        norm.momentum = momentum
+    for norm, total, settings in zip(norms, sums, before, strict=True):
+        norm.momentum, norm.trainable = settings
         for variable, value in zip((norm.moving_mean, norm.moving_variance), total / len(batches), strict=True):
             variable.assign(value.astype("float32"))
 

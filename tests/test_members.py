@@ -55,7 +55,16 @@ def make_run(path, images, seed=0, model=None, **fields):
         dataset = dataset.split_validation(resolved.validation, resolved.validation_seed)
     run = folder.create(path, resolved, RECIPE.read_text(), dataset)
     (model or student(seed)).save(run.best)
+    run.metrics.write_text("{}")
     return run
+
+
+def runs_of(splits, images, path):
+    """Runs that held out these (fraction, seed)."""
+    return [
+        make_run(path / f"run{place}", images, place, validation=fraction, validation_seed=seed)
+        for place, (fraction, seed) in enumerate(splits)
+    ]
 
 
 def logits(run, images):
@@ -95,27 +104,44 @@ def test_members_that_held_out_the_same_images(images, tmp_path):
 @pytest.mark.parametrize(
     "splits",
     [
-        [(0.5, 0), (0.5, 1)],
-        [(0.5, 0), (0.3, 0)],
-        [(0.6, 3), (0.5, 3), (0.7, 4)],
+        [(0.8, 0), (0.7, 1)],
+        [(0.5, 0), (0.4, 0)],
+        [(0.8, 3), (0.7, 3), (0.9, 4)],
     ],
     ids=["seeds", "fractions", "both"],
 )
-def test_members_that_held_out_different_images(splits, images, tmp_path):
+def test_members_that_held_out_different_images(splits, tmp_path):
     """Only those that nobody trained on count, and each member's predictions are of just these."""
-    runs = [
-        make_run(tmp_path / f"run{place}", images, place, validation=fraction, validation_seed=seed)
-        for place, (fraction, seed) in enumerate(splits)
-    ]
-    held_out = [set(validation_rows(60, fraction, seed).tolist()) for fraction, seed in splits]
+    images = write_images(tmp_path / "many.npz", train=1500)
+    runs = runs_of(splits, images, tmp_path)
+    held_out = [set(validation_rows(1500, fraction, seed).tolist()) for fraction, seed in splits]
     rows = sorted(set.intersection(*held_out))
-    assert 3 <= len(rows) < max(map(len, held_out))
+    assert 500 <= len(rows) < max(map(len, held_out))
     found, dataset = members(runs), data.load(images)
     assert len(found.warnings) == 1
     assert "leak" in found.warnings[0]
-    assert f" {len(rows)} images" in found.warnings[0]
+    assert f" {len(rows):,} images" in found.warnings[0]
     for place, run in enumerate(runs):
         assert_predicts(found.validation[place], run, dataset.train.images[rows], dataset.train.labels[rows])
+
+
+@pytest.mark.parametrize(("common", "enough"), [(500, True), (499, False), (1, False)])
+def test_few_images_that_all_held_out(common, enough, tmp_path):
+    """Fewer than 500 choose nothing, and it is said how many there are."""
+    images = write_images(tmp_path / "many.npz", train=1000)
+    found = members(runs_of([(0.6, 0), (common / 1000, 0)], images, tmp_path))
+    assert [len(scores.labels) for scores in found.validation] == ([500, 500] if enough else [])
+    assert len(found.warnings) == 1
+    assert "leak" in found.warnings[0]
+    assert f" {common}{' images' if enough else ', too few to choose on'}" in found.warnings[0]
+
+
+def test_a_member_that_is_still_trained_votes_with_a_warning(images, tmp_path):
+    runs = [make_run(tmp_path / f"run{seed}", images, seed) for seed in range(2)]
+    runs[1].metrics.unlink()
+    found = members(runs)
+    assert [len(scores.labels) for scores in found.validation] == [30, 30]
+    assert found.warnings == [f"{runs[1].path}: not ended yet; the best epoch so far votes"]
 
 
 def test_members_that_held_out_nothing_in_common(images, tmp_path):

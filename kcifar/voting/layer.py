@@ -65,7 +65,7 @@ class Voting(keras.layers.Layer):
 
     The class that is voted for has the largest value; the values are from 0 and sum to 1. A hard vote is ambiguous
     where classes have the same number of votes: these divide their shares by their mean probability, so the larger
-    mean wins.
+    mean wins. Shares that differ by less than 1e-5 are the same.
 
     Args:
         mode: "soft", the mean of the probabilities, or "hard", the shares of the votes (see `combined`).

@@ -97,7 +97,8 @@ def test_the_fingerprint_tells_data_apart():
 
 def test_importing_the_room_imports_no_backend():
     code = (
-        "import sys, kcifar.data as data; assert {'Batches', 'CLASS_NAMES', 'Dataset', 'Split', 'load'} == set(dir(data));"
+        "import sys, kcifar.data as data;"
+        "assert {'Batches', 'CLASS_NAMES', 'Dataset', 'Split', 'load'} == set(dir(data));"
         "heavy = {'keras', 'torch', 'jax', 'tensorflow_datasets', 'PIL', 'rich'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -123,7 +123,8 @@ def test_evaluate_prints_accuracy_loss_and_every_class(run, capsys):
     printed = capsys.readouterr().out
     assert f"accuracy           {metrics['test_accuracy']:.2%}  (95 % interval" in printed
     assert f"loss               {metrics['test_loss']:.4f}\n" in printed
-    assert [line.split()[0] for line in printed.splitlines() if re.fullmatch(r"\w+ +[\d.]+%", line)] == list(data.CLASS_NAMES)
+    classes = [line.split()[0] for line in printed.splitlines() if re.fullmatch(r"\w+ +[\d.]+%", line)]
+    assert classes == list(data.CLASS_NAMES)
 
 
 def test_evaluate_with_test_time_augmentation_says_so(run, capsys):

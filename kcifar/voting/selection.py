@@ -7,6 +7,7 @@ import numpy as np
 
 _MOST_IN_ALL_SUBSETS = 11  # 2,047 subsets
 _AT_ONCE = 16
+_CLOSE = 1e-4  # more than float32 rounds a sum of eleven ballots by
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,35 +86,41 @@ def accuracies(scores, subsets, mode):
         float64 (subsets,).
     """
     ballots = _ballots(scores, mode)
-    chosen = np.zeros((len(subsets), len(scores)))
+    rounded = np.ascontiguousarray(ballots, np.float32)
+    chosen = np.zeros((len(subsets), len(scores)), np.float32)
     for row, subset in enumerate(subsets):
         chosen[row, list(subset)] = 1
-    labels = scores[0].labels
-    found = [_share_won(some, ballots, labels) for some in np.split(chosen, range(_AT_ONCE, len(chosen), _AT_ONCE))]
-    return np.concatenate(found)
+    parts = np.split(chosen, range(_AT_ONCE, len(chosen), _AT_ONCE))
+    return np.concatenate([_share_won(part, rounded, ballots, scores[0].labels) for part in parts])
 
 
 def _ballots(scores, mode):
-    """What each member gives to each class of each image, (members, classes, n)."""
+    """What each member gives to the label of each image and then to its other classes, (members, classes, n)."""
     ballots = np.stack([of_member.probabilities.T for of_member in scores])
-    if mode == "soft":
-        return ballots
-    # One vote, and a part of a probability that all members' together cannot make up for a vote.
-    classes = ballots.shape[1]
-    votes = np.stack([np.eye(classes)[of_member.predicted].T for of_member in scores])
-    return votes + ballots / 2 ** len(scores).bit_length()  # exact, as equal sums have to stay equal
+    if mode == "hard":
+        # One vote, and a part of a probability that all members' together cannot make up for a vote.
+        votes = np.stack([np.eye(ballots.shape[1])[of_member.predicted].T for of_member in scores])
+        ballots = votes + ballots / 2 ** len(scores).bit_length()  # exact, as equal sums have to stay equal
+    classes = np.arange(ballots.shape[1])[:, None]
+    labels = scores[0].labels
+    order = np.where(classes == 0, labels, classes - (classes <= labels))
+    return np.take_along_axis(ballots, order[None], axis=1)
 
 
-def _share_won(chosen, ballots, labels):
-    """The fraction of images that each row of `chosen` (subsets, members) votes right on, (subsets,)."""
-    images = np.arange(len(labels))
-    sums = (chosen @ ballots.reshape(len(ballots), -1)).reshape(len(chosen), -1, len(labels))
-    of_label = sums[:, labels, images]
-    sums[:, labels, images] = -1
-    best_other = sums.max(axis=1)
-    won = of_label > best_other
-    for subset, image in np.argwhere(of_label == best_other):  # of equal ones the first class
-        won[subset, image] = labels[image] < sums[subset, :, image].argmax()
+def _share_won(chosen, rounded, ballots, labels):
+    """The fraction of images that each row of `chosen` (subsets, members) votes right on, (subsets,).
+
+    In float32, and where that is too close, in float64.
+    """
+    sums = (chosen @ rounded.reshape(len(rounded), -1)).reshape(len(chosen), -1, len(labels))
+    lead = sums[:, 0] - sums[:, 1:].max(axis=1)
+    won = lead > 0
+    subset, image = np.nonzero(np.abs(lead) < _CLOSE)
+    exact = np.einsum("pm,mcp->pc", chosen[subset], ballots[:, :, image])
+    best_other = exact[:, 1:].max(axis=1)
+    # Of equal ones the first class wins: where the first other that is as good is not before the label.
+    first = exact[:, 1:].argmax(axis=1) >= labels[image]
+    won[subset, image] = (exact[:, 0] > best_other) | ((exact[:, 0] == best_other) & first)
     return won.mean(axis=1)
 
 

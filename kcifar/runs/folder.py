@@ -149,9 +149,16 @@ def find(path):
     """The run at `path`. Raises InputError where there is none."""
     run = RunFolder(path)
     if not run.recipe_json.is_file():
-        found = "there is nothing" if not run.path.exists() else "it has no recipe.json"
-        raise InputError(f"'{path}' is no run ({found}); expected a folder that kcifar.train wrote")
+        raise InputError(f"'{path}' is no run ({_instead(run.path)}); expected a folder that kcifar.train wrote")
     return run
+
+
+def _instead(path):
+    """What there is at the path, where it is no run."""
+    if not path.is_dir():
+        return "it is a file" if path.exists() else "there is nothing"
+    below = sorted(path.glob("*/recipe.json")) or sorted(path.glob("*/*/recipe.json"))
+    return f"it has no recipe.json, but there is the run {below[0].parent}" if below else "it has no recipe.json"
 
 
 def find_all(paths):

@@ -1,5 +1,8 @@
 """How good a model is on a split."""
 
+import zipfile
+from pathlib import Path
+
 import keras
 import numpy as np
 
@@ -99,6 +102,8 @@ def in_float32(model):
 
 def open_model(path):
     """The model saved at `path`, uncompiled. Raises InputError where it is missing or damaged."""
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise InputError(f"'{path}' cannot be opened as a Keras model: it is no whole .keras file")
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise

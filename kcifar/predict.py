@@ -66,8 +66,8 @@ def _predict(options):
 
     found = photos.find(options.images)  # what can be wrong here is told before Keras is imported
 
-    import kcifar.voting  # noqa: F401  (the layer of an ensemble's hard vote)
     from kcifar.training.photos import load, predict
+    from kcifar.voting import Voting  # noqa: F401  (an ensemble that votes hard has this layer)
 
     classifier = load(options.model)
     names = classifier.class_names

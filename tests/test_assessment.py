@@ -8,6 +8,7 @@ from test_members import CLASSES, logits, make_run, student, write_images
 
 from kcifar import InputError, data
 from kcifar.evaluate import main as evaluate
+from kcifar.training import evaluation
 from kcifar.training.assessment import assess
 from kcifar.training.scores import Scores, best_temperature
 
@@ -143,14 +144,12 @@ def test_no_mistakes(images, tmp_path, capsys):
 
 
 def test_a_second_call_opens_no_model(run, capsys, monkeypatch):
-    from kcifar.training import predictions
-
     first = printed(capsys, run.path)
 
     def opened(*_, **__):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(predictions, "load_model", opened)
+    monkeypatch.setattr(evaluation, "load_model", opened)
     assert printed(capsys, run.path) == first
 
 

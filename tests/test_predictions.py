@@ -6,7 +6,6 @@ from test_members import logits, make_run, student, write_images
 
 from kcifar import InputError, data
 from kcifar.training import evaluation
-from kcifar.training import predictions as module
 from kcifar.training.predictions import predictions
 
 pytestmark = pytest.mark.once
@@ -25,13 +24,13 @@ def test(run):
 @pytest.fixture
 def opened(monkeypatch):
     """The paths of the models that are opened, as they are."""
-    paths, load = [], module.load_model
+    paths, load = [], evaluation.load_model
 
     def counted(path, *arguments, **options):
         paths.append(path)
         return load(path, *arguments, **options)
 
-    monkeypatch.setattr(module, "load_model", counted)
+    monkeypatch.setattr(evaluation, "load_model", counted)
     return paths
 
 

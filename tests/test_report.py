@@ -20,7 +20,7 @@ from kcifar.errors import InputError
 from kcifar.report import main as report
 from kcifar.runs import folder
 from kcifar.runs.report import comparison, pictures, records, single, words
-from kcifar.training import predictions as predicting
+from kcifar.training import evaluation
 from kcifar.training.reporting import write_report
 from kcifar.training.scores import Scores
 
@@ -175,7 +175,7 @@ def test_the_page_needs_nothing_else_and_can_be_read_aloud(runs, tmp_path):
 def test_equal_runs_give_equal_pages_and_predict_once(runs, monkeypatch):
     assert report([str(runs / "honest")]) == 0
     first = (runs / "honest" / "report.html").read_bytes()
-    monkeypatch.delattr(predicting, "evaluate")
+    monkeypatch.delattr(evaluation, "evaluate")
     assert report([str(runs / "honest")]) == 0
     assert (runs / "honest" / "report.html").read_bytes() == first
 

@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -13,7 +15,7 @@ from test_members import CLASSES, logits, make_run, student, write_images
 
 from kcifar import data
 from kcifar.data.dataset import validation_rows
-from kcifar.training import predictions as kept
+from kcifar.training import evaluation
 from kcifar.training.scores import Scores
 from kcifar.vote import main as vote
 from kcifar.voting.selection import accuracies
@@ -203,12 +205,23 @@ def test_a_second_call_opens_no_model(runs, capsys, monkeypatch):
     def opened(*_, **__):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(kept, "load_model", opened)
+    monkeypatch.setattr(evaluation, "load_model", opened)
     monkeypatch.setattr(keras.saving, "load_model", opened)
     assert called(capsys, runs, "--json")[0] == first
     (runs / "seed2" / "predictions" / "test.npz").unlink()
     with pytest.raises(AssertionError, match="was opened"):
         vote([str(runs)])
+
+
+def test_what_is_kept_is_told_without_importing_keras(runs):
+    """That takes longer than all the rest: eleven members are to vote in seconds."""
+    vote([str(runs)])
+    program = (
+        "import sys; from kcifar.vote import main; main(sys.argv[1:]); print([m for m in HEAVY if m in sys.modules])"
+    )
+    heavy = "HEAVY = ['keras', 'torch', 'jax', 'matplotlib', 'scipy']"
+    result = subprocess.run([sys.executable, "-c", f"{heavy}; {program}", str(runs)], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "set()", result.stderr
 
 
 # --- What a user can get wrong ---

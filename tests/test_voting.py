@@ -249,7 +249,7 @@ def found(name):
     return keras.ops.convert_to_numpy(model(images))
 soft = {name: found(name) for name in ("soft", "soft-weighted")}
 assert not any(name.split(".")[0] == "kcifar" for name in sys.modules)
-import kcifar.voting
+from kcifar.voting import Voting
 hard = {"hard-weighted": found("hard-weighted")}
 np.savez(f"{folder}/found.npz", **soft, **hard, backend=keras.backend.backend())
 """

@@ -1,6 +1,5 @@
 """Where pretrained weights come from: files, and names that are fetched once."""
 
-import hashlib
 import io
 import urllib.error
 import zipfile
@@ -10,6 +9,7 @@ import h5py
 import numpy as np
 
 from kcifar import backend
+from kcifar.checksum import sha256
 from kcifar.errors import InputError, nearest, one_line
 
 PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -102,12 +102,6 @@ def _of_timm(name):
             f"cannot fetch '{repository}' ({one_line(error)}): fetch the model.safetensors of the "
             f"repository {repository} on another machine, and give its path"
         ) from None
-
-
-def sha256(path):
-    """In hex, of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_keras(path):

@@ -1,4 +1,7 @@
-"""The folder of a run: what is in it, and making or finding one."""
+"""The folder of a run: what is in it, and making or finding one.
+
+Finding one imports no Keras, which takes seconds: a wrong path is told at once, and so is what is kept in a run.
+"""
 
 import dataclasses
 import functools
@@ -9,13 +12,11 @@ import re
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 
 import kcifar
-from kcifar import backend
+from kcifar.checksum import sha256
 from kcifar.errors import InputError
-from kcifar.models.weights import locate, sha256
 from kcifar.recipe import Recipe
 from kcifar.runs.files import UNFINISHED, remove_leftovers, write_json, write_text
 
@@ -233,11 +234,17 @@ def record_resume(run, dataset):
 
 def _weights(recipe):
     """SHA-256 of the pretrained weights; None without."""
+    from kcifar.models.weights import locate
+
     return sha256(locate(recipe.pretrained)) if recipe.pretrained else None
 
 
 def environment(dataset):
     """Data, machine, versions and command, as a dict of plain values."""
+    import keras
+
+    from kcifar import backend
+
     return {
         "data": dataset.source,
         "data_sha256": dataset.fingerprint(),

@@ -4,8 +4,6 @@ import dataclasses
 
 from kcifar import data
 from kcifar.runs.folder import expect_classes
-from kcifar.training.evaluation import open_model
-from kcifar.training.onnx import export_onnx
 from kcifar.training.predictions import predictions
 from kcifar.training.scores import Scores, best_temperature
 
@@ -37,6 +35,9 @@ class Assessment:
 
     def export_onnx(self):
         """Writes the best model as `RUN/best.onnx` and returns the path; InputError where the two differ."""
+        from kcifar.training.evaluation import open_model
+        from kcifar.training.onnx import export_onnx
+
         path = self.run.best.with_suffix(".onnx")
         export_onnx(open_model(self.run.best), path, self.dataset.test.images[:_COMPARED])
         return path

@@ -6,9 +6,8 @@ import zipfile
 
 import numpy as np
 
-from kcifar.models.weights import sha256
+from kcifar.checksum import sha256
 from kcifar.runs.files import replacing
-from kcifar.training.evaluation import evaluate, load_model
 from kcifar.training.scores import Scores
 
 
@@ -31,6 +30,9 @@ def predictions(run, name, split, tta="none"):
     kept = _kept(path, key)
     if kept is not None and kept.shape == (len(split), split.classes):
         return Scores(kept, split.labels)
+
+    from kcifar.training.evaluation import evaluate, load_model  # they import Keras, which takes seconds
+
     scores = evaluate(load_model(run.best), split, tta)
     keep(path, key, scores)
     return scores

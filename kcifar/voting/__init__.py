@@ -1,7 +1,12 @@
 """Ensembles: members' probabilities combined by a vote, in one model."""
 
-from kcifar.voting.ensembles import ensemble
-from kcifar.voting.layer import Voting
-from kcifar.voting.soup import soup
+import importlib
 
-__all__ = ["Voting", "ensemble", "soup"]
+_FILES = {"Voting": "layer", "ensemble": "ensembles", "soup": "soup"}
+__all__ = list(_FILES)
+
+
+def __getattr__(name):
+    if name in _FILES:
+        return getattr(importlib.import_module(f"kcifar.voting.{_FILES[name]}"), name)
+    raise AttributeError(f"module 'kcifar.voting' has no attribute '{name}'")

@@ -1,19 +1,17 @@
-"""All that a vote of runs has to tell, and the ensemble that comes of it."""
+"""All that a vote of runs has to tell, and the ensemble that comes of it.
+
+Keras is imported, which takes seconds, only where a model is made.
+"""
 
 import dataclasses
 
 import numpy as np
 
-from kcifar.data import Batches
 from kcifar.errors import InputError
-from kcifar.runs.state import save_model
-from kcifar.training.evaluation import evaluate, open_model
 from kcifar.training.scores import Scores, wilson_interval
 from kcifar.voting import selection
-from kcifar.voting.ensembles import ensemble
-from kcifar.voting.layer import MODES
 from kcifar.voting.members import Members, members
-from kcifar.voting.soup import soup
+from kcifar.voting.selection import MODES
 
 _MOST_AGREEMENTS = 12  # members whose agreement is printed pair by pair
 _SOUP_IMAGES, _SOUP_BATCH = 10_000, 100
@@ -158,6 +156,11 @@ class Election:
         chosen = [self.members.runs[place] for place in sorted(self.best.members)]
         if len(chosen) < 2:
             raise InputError(f"on validation one member is best, '{chosen[0].path}': take its best.keras")
+
+        from kcifar.runs.state import save_model
+        from kcifar.training.evaluation import open_model
+        from kcifar.voting.ensembles import ensemble
+
         model = ensemble([open_model(run.best) for run in chosen], self.mode)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, path, self.members.dataset.class_names)
@@ -188,6 +191,10 @@ def elect(runs, mode="soft", source=None, with_soup=False):
 
 
 def _soup(found):
+    from kcifar.data import Batches
+    from kcifar.training.evaluation import evaluate, open_model
+    from kcifar.voting.soup import soup
+
     train = (found.runs[0].splits(found.dataset) or found.dataset).train
     few = train.take(slice(_SOUP_IMAGES))
     batches = Batches(few, min(_SOUP_BATCH, len(few)), shuffle=False, drop_last=True)

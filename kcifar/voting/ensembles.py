@@ -15,7 +15,7 @@ def ensemble(models, mode="soft", weights=None, image_shape=(32, 32, 3)):
 
     Each member keeps what is in it (normalisation, resizing); images of another size than it takes are scaled to that
     first (bilinear; with antialiasing where they shrink). A soft vote is made of Keras's own layers, so the saved file
-    opens in plain Keras; that of a hard vote needs `import kcifar.voting` first.
+    opens in plain Keras; that of a hard vote needs `from kcifar.voting import Voting` first.
 
     Args:
         models: functional or sequential Keras models, each from one image to (batch, classes) logits, or to

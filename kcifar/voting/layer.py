@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 
 from kcifar.errors import InputError, nearest
+from kcifar.voting.selection import MODES
 
-MODES = ("soft", "hard")
 _SAME = 1e-5  # shares of votes that differ by less are equal: they are sums of float32 weights
 
 

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 
+MODES = ("soft", "hard")
 _MOST_IN_ALL_SUBSETS = 11  # 2,047 subsets
 _AT_ONCE = 16
 _CLOSE = 1e-4  # more than float32 rounds a sum of eleven ballots by

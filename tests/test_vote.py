@@ -216,11 +216,9 @@ def test_a_second_call_opens_no_model(runs, capsys, monkeypatch):
 def test_what_is_kept_is_told_without_importing_keras(runs):
     """That takes longer than all the rest: eleven members are to vote in seconds."""
     vote([str(runs)])
-    program = (
-        "import sys; from kcifar.vote import main; main(sys.argv[1:]); print([m for m in HEAVY if m in sys.modules])"
-    )
-    heavy = "HEAVY = ['keras', 'torch', 'jax', 'matplotlib', 'scipy']"
-    result = subprocess.run([sys.executable, "-c", f"{heavy}; {program}", str(runs)], capture_output=True, text=True)
+    heavy = {"keras", "torch", "jax", "matplotlib", "scipy"}
+    program = f"import sys; from kcifar.vote import main; main(sys.argv[1:]); print({heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program, str(runs)], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "set()", result.stderr
 
 

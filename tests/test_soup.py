@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from kcifar import InputError, models
-from kcifar.voting.soup import soup
+from kcifar.voting import soup
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

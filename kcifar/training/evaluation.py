@@ -29,16 +29,20 @@ def evaluate(model, split, tta="none"):
         raise InputError(f"the test-time augmentation is '{tta}'; {nearest(tta, TEST_TIME_AUGMENTATIONS)}")
     expect_classifier(model, f"the model '{model.name}'", split.images.shape[1:])
     logits = sum(
-        share * log_probabilities(model.predict(evaluation_batches(model, split, [view]), verbose=0))
-        for view, share in TEST_TIME_AUGMENTATIONS[tta].items()
+        share * log_probabilities(_outputs(model, split, view)) for view, share in TEST_TIME_AUGMENTATIONS[tta].items()
     )
     if logits.shape != (len(split), split.classes):
         raise InputError(
             f"the model gives {logits.shape[-1]} classes, the data has {split.classes}: not of this data set"
         )
-    if not np.isfinite(logits).all():
-        raise InputError(f"the model '{model.name}' gives NaN or infinity: it diverged in training; leave it out")
     return Scores(normalised(logits), split.labels)
+
+
+def _outputs(model, split, view):
+    outputs = model.predict(evaluation_batches(model, split, [view]), verbose=0)
+    if not np.isfinite(np.asarray(outputs, np.float32)).all():
+        raise InputError(f"the model '{model.name}' gives NaN or infinity: it diverged in training; leave it out")
+    return outputs
 
 
 def expect_classifier(model, what, image_shape=None):

@@ -2,7 +2,7 @@
 
 import importlib
 
-_FILES = {"Voting": "layer", "ensemble": "ensembles", "soup": "soup"}
+_FILES = {"Voting": "layer", "ensemble": "ensembles", "soup": "soups"}
 __all__ = list(_FILES)
 
 

@@ -193,7 +193,7 @@ def elect(runs, mode="soft", source=None, with_soup=False):
 def _soup(found):
     from kcifar.data import Batches
     from kcifar.training.evaluation import evaluate, open_model
-    from kcifar.voting.soup import soup
+    from kcifar.voting.soups import soup
 
     train = (found.runs[0].splits(found.dataset) or found.dataset).train
     few = train.take(slice(_SOUP_IMAGES))

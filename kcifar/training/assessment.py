@@ -8,7 +8,6 @@ from kcifar.training.predictions import predictions
 from kcifar.training.scores import Scores, best_temperature
 
 _MISTAKES = 10
-_COMPARED = 100  # test images on which an exported model is compared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,10 +35,10 @@ class Assessment:
     def export_onnx(self):
         """Writes the best model as `RUN/best.onnx` and returns the path; InputError where the two differ."""
         from kcifar.training.evaluation import open_model
-        from kcifar.training.onnx import export_onnx
+        from kcifar.training.onnx import COMPARED, export_onnx
 
         path = self.run.best.with_suffix(".onnx")
-        export_onnx(open_model(self.run.best), path, self.dataset.test.images[:_COMPARED])
+        export_onnx(open_model(self.run.best), path, self.dataset.test.images[:COMPARED])
         return path
 
     def _head(self):

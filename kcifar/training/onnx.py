@@ -13,6 +13,7 @@ from kcifar.training.evaluation import in_float32
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCE = 1e-5
 _BATCH_SIZE = 100
+COMPARED = 100  # test images that the commands compare on
 
 
 def export_onnx(model, path, images):

@@ -81,16 +81,15 @@ class Election:
     def text(self):
         """The figures for people to read."""
         parts = [self._head(), self._members(), self._agreement(), *map(self._sizes, MODES), self._conclusion()]
-        return "\n\n".join(part for part in parts if part)
+        return "\n\n".join(parts)
 
     def _head(self):
         found = self.members
-        chosen_on = f"sizes chosen on {len(found.validation[0].labels):,} validation images" if found.validation else ""
-        parts = [
-            f"{len(found.runs)} members, {len(found.dataset.test):,} test images of {found.dataset.source}",
-            chosen_on,
-        ]
-        return ", ".join(part for part in parts if part)
+        chosen_on = (
+            f", sizes chosen on {len(found.validation[0].labels):,} validation images" if found.validation else ""
+        )
+        members = f"{len(found.runs)} members, {len(found.dataset.test):,} test images of {found.dataset.source}"
+        return members + chosen_on
 
     def _members(self):
         found = self.members
@@ -166,10 +165,10 @@ class Election:
         save_model(model, path, self.members.dataset.class_names)
         if not export:
             return [path]
-        from kcifar.training.onnx import export_onnx
+        from kcifar.training.onnx import COMPARED, export_onnx
 
         exported = path.with_suffix(".onnx")
-        export_onnx(model, exported, self.members.dataset.test.images[:_SOUP_BATCH])
+        export_onnx(model, exported, self.members.dataset.test.images[:COMPARED])
         return [path, exported]
 
 

@@ -34,8 +34,8 @@ test: $(ENVIRONMENT)
 
 # KerasCV in an environment of its own: it needs TensorFlow, which nothing else here does.
 test-cv: .venv-cv/installed
-	KERAS_BACKEND=torch .venv-cv/bin/python -m pytest tests/test_keras_cv.py $(ARGS)
-	KERAS_BACKEND=jax .venv-cv/bin/python -m pytest tests/test_keras_cv.py $(ARGS)
+	KERAS_BACKEND=torch .venv-cv/bin/python -m pytest tests/augment/test_keras_cv.py $(ARGS)
+	KERAS_BACKEND=jax .venv-cv/bin/python -m pytest tests/augment/test_keras_cv.py $(ARGS)
 
 .venv-cv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-cv

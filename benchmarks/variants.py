@@ -248,12 +248,12 @@ def kcifar_train(source, batch_size, clock, recipe_file=MIXUP_RECIPE, overrides=
     """What `kcifar.train RECIPE` does in an epoch: its batches, model, schedule, log and progress bar."""
     from rich.console import Console
 
-    from kcifar import recipe, training
+    from kcifar import experiment, recipe
     from kcifar.callbacks.progress import ProgressBar
     from kcifar.callbacks.run_log import RunLog
 
     chosen = recipe.load(recipe_file).override([f"data={source}", f"batch_size={batch_size}", *overrides])
-    planned = training.plan(chosen)
+    planned = experiment.plan(chosen)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         log = RunLog(Path(folder, "log.csv"), planned.learning_rate_at)
         bar = ProgressBar(planned.learning_rate_at, EPOCH_IMAGES, batch_size, console=Console(file=nowhere))

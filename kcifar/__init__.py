@@ -11,7 +11,7 @@ import sys
 from kcifar.errors import InputError
 
 __version__ = "0.1.0"
-_ROOMS = ["augment", "callbacks", "data", "models", "recipe", "runs", "training", "voting"]
+_ROOMS = ["augment", "callbacks", "data", "evaluation", "experiment", "models", "recipe", "runs", "training", "voting"]
 __all__ = ["InputError", "accelerate", *_ROOMS]
 
 if "keras" not in sys.modules:

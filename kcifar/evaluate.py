@@ -66,8 +66,8 @@ def _evaluate(options):
         if value is not None and not value > 0:
             raise InputError(f"{name} is {value}; expected above 0")
 
+    from kcifar.evaluation.assessment import assess
     from kcifar.runs import folder
-    from kcifar.training.assessment import assess
 
     run = folder.find(options.run)
     found = assess(run, options.data, options.tta or "none")
@@ -79,9 +79,9 @@ def _evaluate(options):
 
 
 def _print_sharpness(run, dataset, rho, images):
-    from kcifar.training import components
-    from kcifar.training.evaluation import load_model
-    from kcifar.training.landscape import sharpness
+    from kcifar.evaluation.models import load_model
+    from kcifar.evaluation.sharpness import sharpness
+    from kcifar.experiment import components
 
     recipe = run.recipe
     loss = components.loss(recipe.loss)

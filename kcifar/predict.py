@@ -66,7 +66,7 @@ def _predict(options):
 
     found = photos.find(options.images)  # what can be wrong here is told before Keras is imported
 
-    from kcifar.training.photos import load, predict
+    from kcifar.evaluation.photos import load, predict
     from kcifar.voting import Voting  # noqa: F401  (an ensemble that votes hard has this layer)
 
     classifier = load(options.model)

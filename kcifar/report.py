@@ -39,7 +39,7 @@ def _report(options):
 
     runs = folder.find_all(options.runs)
 
-    from kcifar.training.reporting import write_report
+    from kcifar.evaluation.reporting import write_report
 
     path = options.out or (runs[0].report if len(runs) == 1 else "report.html")
     write_report(runs, path, options.data)

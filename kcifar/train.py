@@ -75,7 +75,7 @@ def _train(options):
         options.recipe = None
     seeds = None if options.resume else _take_seeds(options)
     if seeds and not options.dry_run:
-        from kcifar.training.seeds import train_seeds
+        from kcifar.experiment.seeds import train_seeds
 
         train_seeds(_expect_recipe(options), _overrides(options), seeds, options.out, options.progress)
         return
@@ -83,12 +83,12 @@ def _train(options):
         options.overrides.append(f"seed={seeds[0]}")
     recipe, source, run = _resumed(options) if options.resume else _new(options)
 
-    from kcifar import training
+    from kcifar import experiment
     from kcifar.runs import folder
 
     # The layers that a run never trains are in its best model; what it trains, in last/.
     start = run.best if run and recipe.pretrained and run.best.exists() else None
-    planned = training.plan(recipe, start)
+    planned = experiment.plan(recipe, start)
     for name, text in planned.describe():
         print(f"{name:<15}{text}")
     if seeds:
@@ -104,7 +104,7 @@ def _train(options):
         run = folder.create(out, recipe, source, planned.dataset)
     say(f"{'run':<15}{run.path}\n")
     try:
-        metrics = training.train(planned, run, bool(options.resume), options.progress)
+        metrics = experiment.train(planned, run, bool(options.resume), options.progress)
     except KeyboardInterrupt:
         print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
         raise
@@ -112,7 +112,7 @@ def _train(options):
 
 
 def _draw_transforms(planned, picture):
-    from kcifar.training.preview import draw_transforms
+    from kcifar.experiment.preview import draw_transforms
 
     draw_transforms(planned, picture)
     print(f"{'picture':<15}{picture}")
@@ -126,7 +126,7 @@ def _take_seeds(options):
         return None
     if len(texts) > 1:
         raise InputError(f"the seed is given {len(texts)} times ({', '.join(texts)}); expected once")
-    from kcifar.training.seeds import seeds_in
+    from kcifar.experiment.seeds import seeds_in
 
     options.overrides = [o for o in options.overrides if o.partition("=")[0].strip() != "seed"]
     options.seed = None

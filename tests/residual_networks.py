@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import torch
-from sharpness_steps import copies
 from torch.nn import functional
+
+from tests.sharpness_steps import copies
 
 RIGHT = {
     "momentum": 0.9,

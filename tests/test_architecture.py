@@ -17,16 +17,16 @@ pytestmark = pytest.mark.once
 LAYERS = [
     ["errors", "chance", "checksum", "geometry", "output"],
     ["backend"],
-    ["recipe", "data", "augment", "models"],
+    ["recipe", "data", "augment", "models", "training"],
     ["runs"],
-    ["callbacks"],
-    ["training", "voting"],
+    ["evaluation", "callbacks"],
+    ["experiment", "voting"],
     ["commands"],
     ["train", "evaluate", "vote", "sweep", "predict", "report"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms of these levels may not see each other.
-APART = [set(LAYERS[2]), set(LAYERS[-1])]
+APART = [set(LAYERS[2]), set(LAYERS[4]), set(LAYERS[5]), set(LAYERS[-1])]
 
 
 def imports(path):

@@ -13,8 +13,8 @@ from keras import layers
 from PIL import Image
 
 from kcifar import InputError, data, recipe
+from kcifar.evaluation import photos
 from kcifar.predict import main as predict
-from kcifar.training import photos
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 # The probabilities of a model that looks at nothing, 0.5 for class 1, and of four classes.

@@ -16,8 +16,8 @@ import pytest
 
 from kcifar import data
 from kcifar.evaluate import main as evaluate
+from kcifar.evaluation import models
 from kcifar.train import main as train
-from kcifar.training import evaluation
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -129,9 +129,7 @@ def test_evaluate_prints_accuracy_loss_and_every_class(run, capsys):
 
 def test_evaluate_with_test_time_augmentation_says_so(run, capsys):
     test = data.load(json.loads((run / "recipe.json").read_text())["data"]).test
-    losses = [
-        evaluation.evaluate(evaluation.load_model(run / "best.keras"), test, tta).loss for tta in ("none", "flip")
-    ]
+    losses = [models.evaluate(models.load_model(run / "best.keras"), test, tta).loss for tta in ("none", "flip")]
     assert f"{losses[0]:.4f}" != f"{losses[1]:.4f}"
     assert evaluate([str(run), "--tta", "flip"]) == 0
     said = capsys.readouterr().out

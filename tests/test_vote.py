@@ -11,14 +11,14 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from test_members import CLASSES, logits, make_run, student, write_images
 
 from kcifar import data
 from kcifar.data.dataset import validation_rows
-from kcifar.training import evaluation
-from kcifar.training.scores import Scores
+from kcifar.evaluation import models
+from kcifar.evaluation.scores import Scores
 from kcifar.vote import main as vote
 from kcifar.voting.selection import accuracies
+from tests.voting.test_members import CLASSES, logits, make_run, student, write_images
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -205,7 +205,7 @@ def test_a_second_call_opens_no_model(runs, capsys, monkeypatch):
     def opened(*_, **__):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr(evaluation, "load_model", opened)
+    monkeypatch.setattr(models, "load_model", opened)
     monkeypatch.setattr(keras.saving, "load_model", opened)
     assert called(capsys, runs, "--json")[0] == first
     (runs / "seed2" / "predictions" / "test.npz").unlink()

@@ -12,7 +12,7 @@ _PAUSE = 20
 class LiveCurves(keras.callbacks.Callback):
     """Draws `curves.png` after the first epoch, also of a run that is resumed, and then as often as it costs little.
 
-    The last epoch's are left to `kcifar.training.train`, which draws them when the run is over. Put it behind the
+    The last epoch's are left to `kcifar.experiment.train`, which draws them when the run is over. Put it behind the
     callback that keeps the rows.
 
     Args:

@@ -23,7 +23,7 @@ class RunLog(keras.callbacks.Callback):
     Attributes:
         rows: the rows so far, dicts.
         train_seconds: of each epoch, without evaluation.
-        feature_seconds: that frozen layers took to run once over each image; `kcifar.training.train` adds them up.
+        feature_seconds: that frozen layers took to run once over each image; `kcifar.experiment.train` adds them up.
     """
 
     # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.

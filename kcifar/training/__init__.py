@@ -1,8 +1,8 @@
-"""SAM, losses, optimizers and schedules with PyTorch's semantics, and training from a recipe."""
+"""What a training step is made of: optimizers with PyTorch's semantics, losses, schedules, SAM."""
 
 import importlib
 
-_ROOMS = {
+_FILES = {
     "Adam": "optimizers",
     "AsymmetricLoss": "losses",
     "OneCycle": "schedules",
@@ -11,14 +11,11 @@ _ROOMS = {
     "SharpnessAware": "sharpness_aware",
     "StepDecay": "schedules",
     "WarmupCosine": "schedules",
-    "plan": "planning",
-    "sharpness": "landscape",
-    "train": "fit",
 }
-__all__ = list(_ROOMS)
+__all__ = list(_FILES)
 
 
 def __getattr__(name):
-    if name in _ROOMS:
-        return getattr(importlib.import_module(f"kcifar.training.{_ROOMS[name]}"), name)
+    if name in _FILES:
+        return getattr(importlib.import_module(f"kcifar.training.{_FILES[name]}"), name)
     raise AttributeError(f"module 'kcifar.training' has no attribute '{name}'")

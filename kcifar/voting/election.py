@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from kcifar.errors import InputError
-from kcifar.training.scores import Scores, wilson_interval
+from kcifar.evaluation.scores import Scores, wilson_interval
 from kcifar.voting import selection
 from kcifar.voting.members import Members, members
 from kcifar.voting.selection import MODES
@@ -156,8 +156,8 @@ class Election:
         if len(chosen) < 2:
             raise InputError(f"on validation one member is best, '{chosen[0].path}': take its best.keras")
 
+        from kcifar.evaluation.models import open_model
         from kcifar.runs.state import save_model
-        from kcifar.training.evaluation import open_model
         from kcifar.voting.ensembles import ensemble
 
         model = ensemble([open_model(run.best) for run in chosen], self.mode)
@@ -165,7 +165,7 @@ class Election:
         save_model(model, path, self.members.dataset.class_names)
         if not export:
             return [path]
-        from kcifar.training.onnx import COMPARED, export_onnx
+        from kcifar.evaluation.onnx import COMPARED, export_onnx
 
         exported = path.with_suffix(".onnx")
         export_onnx(model, exported, self.members.dataset.test.images[:COMPARED])
@@ -191,7 +191,7 @@ def elect(runs, mode="soft", source=None, with_soup=False):
 
 def _soup(found):
     from kcifar.data import Batches
-    from kcifar.training.evaluation import evaluate, open_model
+    from kcifar.evaluation.models import evaluate, open_model
     from kcifar.voting.soups import soup
 
     train = (found.runs[0].splits(found.dataset) or found.dataset).train

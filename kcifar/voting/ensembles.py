@@ -5,8 +5,8 @@ import numpy as np
 from keras import layers, ops
 
 from kcifar.errors import InputError
-from kcifar.training.evaluation import expect_classifier
-from kcifar.training.scores import are_probabilities
+from kcifar.evaluation.models import expect_classifier
+from kcifar.evaluation.scores import are_probabilities
 from kcifar.voting.layer import Voting, expect_mode, member_weights
 
 

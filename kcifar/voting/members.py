@@ -11,9 +11,9 @@ from rich.progress import track
 from kcifar import data
 from kcifar.data.dataset import validation_rows
 from kcifar.errors import InputError
+from kcifar.evaluation.predictions import predictions
+from kcifar.evaluation.scores import Scores
 from kcifar.runs.folder import expect_classes
-from kcifar.training.predictions import predictions
-from kcifar.training.scores import Scores
 
 _FEWEST_IN_COMMON = 500  # images: an accuracy on them is known to two points
 

@@ -17,14 +17,14 @@ import worker  # first: it imports kcifar, which chooses the backend where KERAS
 import keras
 import numpy as np
 
-from kcifar import recipe, training
+from kcifar import experiment, recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "sam_resnet20.py"
 
 
 def main(task, data, out, states, first, steps, *overrides):
     given = [override for override in overrides if override != "smooth"]
-    planned = training.plan(recipe.load(RECIPE).override([f"data={data}", *given]))
+    planned = experiment.plan(recipe.load(RECIPE).override([f"data={data}", *given]))
     if "smooth" in overrides:
         for layer in planned.model.model.layers:
             if isinstance(layer, keras.layers.Activation):

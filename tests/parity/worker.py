@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kcifar import recipe, training
+from kcifar import experiment, recipe, training
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "mixup.py"
 STEPS = 70
@@ -58,7 +58,7 @@ class Winners(keras.layers.Layer):
 
 
 def main(task, data, out, states, first):
-    planned = training.plan(recipe.load(RECIPE).override([f"data={data}", "model.dropout=0.0"]))
+    planned = experiment.plan(recipe.load(RECIPE).override([f"data={data}", "model.dropout=0.0"]))
     if task == "batches":
         arrays = batches(planned.batches)
     else:

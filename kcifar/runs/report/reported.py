@@ -13,7 +13,7 @@ class Reported:
 
     Args:
         run: its folder.
-        test: `kcifar.training.scores.Scores` on the test images.
+        test: `kcifar.evaluation.scores.Scores` on the test images.
         validation: those on the validation images; None where there are none, or others than it was trained without.
         temperature: fitted on validation; None with `validation`.
         tempered: the scores on the test images with that temperature.

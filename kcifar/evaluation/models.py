@@ -1,0 +1,128 @@
+"""Classifiers opened and run: what they take, what they give, how good they are on a split."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kcifar import backend
+from kcifar.data import Batches
+from kcifar.errors import InputError, nearest, one_line
+from kcifar.evaluation.scores import Scores, are_probabilities, normalised
+from kcifar.evaluation.test_time import TEST_TIME_AUGMENTATIONS
+
+# Inference only: the figures do not depend on it. On a CPU larger batches leave the cache and are slower.
+_EVALUATED_AT_ONCE = 100
+_LARGE_AT_ONCE = 25  # where an image has more than 96×96 pixels: no more memory than a training step of 50
+
+
+def evaluate(model, split, tta="none"):
+    """The `Scores` of a model that takes raw images, on every image of a split.
+
+    Args:
+        model: gives logits, or probabilities (rows of numbers from 0 that sum to 1, as an ensemble's).
+        tta: test-time augmentation, for which the logits are a mean: "flip", over each image and its mirror image;
+            "flip+shift", half of that, and half over both moved by a pixel down and right, and up and left.
+
+    Raises:
+        InputError: the model is no classifier of such images, gives another number of classes than the split has, or
+            NaN or infinity; or an unknown `tta`.
+    """
+    if tta not in TEST_TIME_AUGMENTATIONS:
+        raise InputError(f"the test-time augmentation is '{tta}'; {nearest(tta, TEST_TIME_AUGMENTATIONS)}")
+    expect_classifier(model, f"the model '{model.name}'", split.images.shape[1:])
+    logits = sum(
+        share * log_probabilities(_outputs(model, split, view)) for view, share in TEST_TIME_AUGMENTATIONS[tta].items()
+    )
+    if logits.shape != (len(split), split.classes):
+        raise InputError(
+            f"the model gives {logits.shape[-1]} classes, the data has {split.classes}: not of this data set"
+        )
+    return Scores(normalised(logits), split.labels)
+
+
+def evaluation_batches(model, split, transforms=()):
+    """A split in its own order, every image once, for a model behind transforms that draw nothing."""
+    layers = model._flatten_layers(include_self=False)
+    tensors = [tensor for layer in layers for node in layer._inbound_nodes[:1] for tensor in node.output_tensors]
+    images = [tensor.shape[1:3] for tensor in tensors if len(tensor.shape) == 4]
+    large = any(None not in sides and math.prod(sides) > 96 * 96 for sides in images)
+    return Batches(split, min(_LARGE_AT_ONCE if large else _EVALUATED_AT_ONCE, len(split)), transforms, shuffle=False)
+
+
+def _outputs(model, split, view):
+    outputs = model.predict(evaluation_batches(model, split, [view]), verbose=0)
+    if not np.isfinite(np.asarray(outputs, np.float32)).all():
+        raise InputError(f"the model '{model.name}' gives NaN or infinity: it diverged in training; leave it out")
+    return outputs
+
+
+def expect_classifier(model, what, image_shape=None):
+    """Raises InputError unless a model goes from one RGB image to one output (batch, classes), 2 classes or more.
+
+    Args:
+        model: a `keras.Model`.
+        what: it is, as the error names it.
+        image_shape: (height, width, channels) that it has to take; None for any.
+    """
+    taken, given = ([tensor.shape for tensor in _tensors(model, name)] for name in ("inputs", "outputs"))
+    image_shape = image_shape or (None, None, 3)
+    one_image = len(taken) == 1 and len(taken[0]) == 4 and taken[0][0] is None
+    if not (one_image and all(map(_fits, taken[0][1:], image_shape))):
+        shape = ", ".join("any" if side is None else str(side) for side in image_shape)
+        raise InputError(f"{what} takes {_shapes(taken)}; expected a model of one image, (None, {shape})")
+    if not (len(given) == 1 and len(given[0]) == 2 and (given[0][1] or 0) > 1):
+        raise InputError(f"{what} gives {_shapes(given)}; expected a classifier: (None, classes), 2 classes or more")
+
+
+def _fits(side, wanted):
+    return side is None or wanted is None or side == wanted
+
+
+def _tensors(model, name):
+    return keras.tree.flatten(getattr(model, name, None) or [])
+
+
+def _shapes(shapes):
+    return " and ".join(map(str, shapes)) or "what it does not tell (it is no functional or sequential model)"
+
+
+def log_probabilities(outputs):
+    """Logarithms of the probabilities that a model's outputs (n, classes) stand for, float64.
+
+    Outputs are taken for probabilities where `are_probabilities` says so, else for logits.
+    """
+    outputs = np.asarray(outputs, np.float64)
+    if are_probabilities(outputs):
+        outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
+    return normalised(outputs)
+
+
+def load_model(path, float32=False):
+    """The model saved at `path`, uncompiled and accelerated. Raises InputError where it is missing or damaged.
+
+    Args:
+        path: of a `.keras` file.
+        float32: compute in float32, whatever precision it was trained in.
+    """
+    model = open_model(path)
+    return backend.accelerate(in_float32(model) if float32 else model)
+
+
+def in_float32(model):
+    """The model, whose layers compute in float32 from now on."""
+    for layer in model._flatten_layers():
+        layer.dtype_policy = "float32"
+    return model
+
+
+def open_model(path):
+    """The model saved at `path`, uncompiled. Raises InputError where it is missing or damaged."""
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise InputError(f"'{path}' cannot be opened as a Keras model: it is no whole .keras file")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise
+        raise InputError(f"'{path}' cannot be opened as a Keras model: {one_line(error)}") from None

@@ -1,0 +1,68 @@
+"""The report of runs: what it shows is gathered here, and `kcifar.runs.report` writes it down."""
+
+import functools
+from pathlib import Path
+
+from kcifar import data
+from kcifar.errors import InputError
+from kcifar.evaluation.predictions import predictions
+from kcifar.evaluation.scores import best_temperature
+from kcifar.runs.files import write_text
+from kcifar.runs.folder import expect_classes
+from kcifar.runs.report import records
+from kcifar.runs.report.page import render
+from kcifar.runs.report.reported import Reported
+
+
+def write_report(runs, path, source=None, dataset=None):
+    """Writes the report of one run, or of several compared, as one HTML file, whole or not at all.
+
+    What the best models predict is kept in the run folders, see `kcifar.evaluation.predictions`.
+
+    Args:
+        runs: `kcifar.runs.folder.RunFolder`s, at least one.
+        path: of the HTML file.
+        source: what `kcifar.data.load` takes, for all runs; None for what each recipe names.
+        dataset: the `kcifar.data.Dataset` that the runs were trained on, where it is loaded already; it may have its
+            validation split.
+
+    Raises:
+        InputError: a run has no best model or a damaged file, the runs are not of the same test images and classes, or
+            `path` cannot be written to.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        found = "is a folder" if path.is_dir() else f"cannot be written, there is no folder '{path.parent}'"
+        raise InputError(f"'{path}' {found}; expected the path of an HTML file")
+    for run in runs:
+        run.expect_best()
+        for read in (records.metrics, records.log):
+            read(run)
+    load = functools.cache(lambda source: dataset or data.load(source))
+    datasets = [load(source or run.recipe.data) for run in runs]
+    _expect_comparable(runs, datasets)
+    reported = [_reported(run, of) for run, of in zip(runs, datasets, strict=True)]
+    write_text(path, render(reported, datasets[0].test, datasets[0].class_names, datasets[0].source))
+
+
+def _expect_comparable(runs, datasets):
+    for run, dataset in zip(runs, datasets, strict=True):
+        expect_classes([runs[0], run], dataset)
+        if dataset is not datasets[0] and dataset.test.fingerprint != datasets[0].test.fingerprint:
+            raise InputError(
+                f"'{runs[0].path}' and '{run.path}' have different test images ({datasets[0].source}, "
+                f"{dataset.source}); a comparison needs the same: give them by --data, or report the runs apart"
+            )
+
+
+def _reported(run, dataset):
+    """What the report shows of a run."""
+    test = predictions(run, "test", dataset.test)
+    if not run.recipe.validation:
+        return Reported(run, test, not_fitted="the run has no validation images")
+    own = run.splits(dataset)
+    if own is None:
+        return Reported(run, test, not_fitted="the data given are not those that the run was trained on")
+    validation = predictions(run, "validation", own.validation)
+    temperature = best_temperature(validation)
+    return Reported(run, test, validation, temperature, test.tempered(temperature))

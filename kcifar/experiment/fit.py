@@ -1,0 +1,112 @@
+"""Training from a recipe, in a run folder, by `model.fit`."""
+
+import resource
+import sys
+
+from kcifar import backend
+from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
+from kcifar.callbacks.evaluate import Evaluate
+from kcifar.callbacks.live_figures import LiveCurves
+from kcifar.callbacks.progress import ProgressBar
+from kcifar.callbacks.run_log import RunLog
+from kcifar.evaluation.predictions import predictions
+from kcifar.evaluation.reporting import write_report
+from kcifar.output import say
+from kcifar.runs import figures
+from kcifar.runs.files import write_json
+
+
+def train(planned, run, resume=False, progress_every=None):
+    """Trains what was planned, writes the run folder, and returns what `metrics.json` holds.
+
+    Args:
+        planned: what `kcifar.experiment.plan` made of the recipe.
+        run: the recipe's `kcifar.runs.folder.RunFolder`, made by `create`.
+        resume: go on behind the last epoch that the folder holds, exactly as if the run had not been interrupted;
+            from the start where it was interrupted before the first one ended.
+        progress_every: batches after which a line is printed; None for a bar on a terminal, a line a minute elsewhere.
+
+    Raises:
+        InputError: what there is to resume from is damaged; tensorboardX is not installed and the recipe wants it.
+    """
+    recipe, model, batches = planned.recipe, planned.model, planned.batches
+    images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
+    log = RunLog(run.log, planned.learning_rate_at)
+    tensorboard = TensorBoard(run.path / "tensorboard") if recipe.tensorboard else None
+    stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping) if part]
+    checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful, planned.whole)
+    progress = ProgressBar(planned.learning_rate_at, images, recipe.batch_size, progress_every)
+    evaluation = Evaluate(**planned.evaluated_splits())
+    callbacks = [
+        planned.unfreeze,
+        planned.weight_ema,
+        evaluation,
+        log,
+        tensorboard,
+        planned.early_stopping,
+        checkpoint,
+        StopOnNaN(),
+        LiveCurves(run.figure("curves"), log, recipe.select_on),
+        progress,
+    ]
+
+    batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
+    schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
+    figures.save(schedule, run.figure("learning_rate"))
+    if batches.epoch >= recipe.epochs or checkpoint.stopped:
+        say("this run was complete: only its figures and metrics.json are written again")
+    else:
+        log.feature_seconds += planned.part.compute_features(evaluation.splits)
+        try:
+            model.fit(
+                batches,
+                shuffle=False,  # they have an order of their own
+                epochs=recipe.epochs,
+                initial_epoch=batches.epoch,
+                callbacks=[callback for callback in callbacks if callback],
+                verbose=0,
+            )
+        finally:
+            progress.close()
+            if tensorboard:
+                tensorboard.close()
+    return _finish(planned, run, log, checkpoint, images)
+
+
+def _finish(planned, run, log, checkpoint, images):
+    """Evaluates the best model on the test split, and writes the figures and `metrics.json`."""
+    test, names = planned.dataset.test, planned.dataset.class_names
+    result = predictions(run, "test", test)
+    selected_on = planned.recipe.select_on
+    figures.save(figures.curves(log.rows, selected_on), run.figure("curves"))
+    figures.save(figures.confusion(result.confusion, names), run.figure("confusion"))
+    figures.save(figures.predictions(test, result.probabilities, names), run.figure("predictions"))
+
+    train_seconds = sum(log.train_seconds)
+    metrics = {
+        "test_accuracy": result.accuracy,
+        "test_loss": result.loss,
+        "best_epoch": checkpoint.best_epoch,
+        "selected_on": selected_on,
+        "selected_accuracy": checkpoint.best,
+        "epochs": len(log.rows),
+        "parameters": planned.whole.count_params(),
+        "trained_parameters": planned.trained_parameters,
+        "feature_seconds": log.feature_seconds,
+        "train_seconds": train_seconds,
+        "seconds_per_epoch": log.train_seconds,
+        "images_per_second": images * len(log.rows) / train_seconds,
+        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_device_bytes": backend.peak_device_bytes(),
+    }
+    if "test_accuracy" in log.rows[-1]:
+        metrics["last_test_accuracy"] = log.rows[-1]["test_accuracy"]
+    write_json(run.metrics, metrics)
+    write_report([run], run.report, dataset=planned.dataset)
+    return metrics
+
+
+def _peak_memory_bytes():
+    """The most main memory that the process held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,189 @@
+"""All that a recipe stands for, built as a notebook would build it."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from kcifar import backend, callbacks, data, models
+from kcifar.callbacks.tensorboard import expect_tensorboardx
+from kcifar.data import Batches
+from kcifar.evaluation.models import evaluation_batches
+from kcifar.experiment import components
+from kcifar.experiment.part import Part, trained_part
+from kcifar.models.freezing import trained_parameters
+from kcifar.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A recipe's data, batches and compiled model, with the lengths that follow from them.
+
+    Attributes:
+        whole: the model that is saved.
+        new_layers: those of it that its pretrained weights do not have.
+        part: what of it is trained.
+        model: that, compiled, or SAM around it.
+        trained_parameters: how many are trained, in the first epoch.
+    """
+
+    recipe: Recipe
+    dataset: data.Dataset
+    whole: keras.Model
+    new_layers: list[str]
+    part: Part
+    batches: Batches
+    model: keras.Model
+    trained_parameters: int
+    schedule: keras.optimizers.schedules.LearningRateSchedule | None
+    unfreeze: keras.callbacks.Callback | None
+    weight_ema: keras.callbacks.Callback | None
+    early_stopping: keras.callbacks.Callback | None
+
+    @property
+    def steps_per_epoch(self):
+        return len(self.batches)
+
+    @property
+    def monitor(self):
+        """The figure that tells which epoch is best; None where the last one is."""
+        return _monitor(self.recipe)
+
+    def evaluated_splits(self):
+        """What is evaluated after each epoch, as batches by name. The test split is there only if it selects."""
+        return {
+            name: evaluation_batches(self.part.model, split, self.part.evaluation)
+            for name, split in self.part.splits.items()
+            if name != "test" or self.recipe.select_on == "test"
+        }
+
+    def learning_rates(self, steps):
+        """The learning rates of optimizer steps, counted from 0: float32, of the array's shape."""
+        if self.schedule is None:
+            return np.full(np.shape(steps), self.recipe.optimizer.arguments["learning_rate"], np.float32)
+        return ops.convert_to_numpy(self.schedule(np.asarray(steps)))
+
+    def learning_rate_at(self, step):
+        """The learning rate of an optimizer step, counted from 0: float, to the 7 digits that float32 holds."""
+        return float(f"{self.learning_rates(step):.7g}")
+
+    def describe(self):
+        """What will be done, as (name, text) rows."""
+        recipe, dataset = self.recipe, self.dataset
+        held_out = f", {len(dataset.validation):,} validation" if dataset.validation else ""
+        steps = self.steps_per_epoch
+        return [
+            ("data", f"{dataset.source}: {len(dataset.train):,} train{held_out}, {len(dataset.test):,} test images"),
+            ("model", f"{recipe.model}, {self.whole.count_params():,} parameters"),
+            ("start", self._start()),
+            ("trained", self._trained()),
+            ("transforms", ", ".join(map(str, recipe.transforms)) or "none"),
+            ("image size", self._image_size()),
+            (
+                "batches",
+                f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs",
+            ),
+            ("loss", str(recipe.loss)),
+            ("optimizer", str(recipe.optimizer) + (f" in {recipe.sharpness_aware}" if recipe.sharpness_aware else "")),
+            ("weight average", str(recipe.weight_ema or "none")),
+            ("schedule", str(recipe.schedule or "constant learning rate")),
+            ("early stopping", str(recipe.early_stopping or "none")),
+            ("best epoch", _selection(recipe)),
+            ("seed", str(recipe.seed)),
+            ("backend", f"{backend.name}, {recipe.precision}"),
+        ]
+
+    def _start(self):
+        if not self.recipe.pretrained:
+            return "new weights"
+        new = f"; new are {', '.join(self.new_layers)}" if self.new_layers else ""
+        return f"weights of {self.recipe.pretrained}{new}"
+
+    def _trained(self):
+        recipe, count = self.recipe, f"{self.trained_parameters:,} parameters"
+        if not recipe.freeze:
+            return f"all {count}"
+        how_long = f" until epoch {recipe.unfreeze_epoch} is over" if recipe.unfreeze_epoch else ""
+        cached = ", which run once over each image" if self.part.on_features else ""
+        return f"{count}; frozen{how_long} are {', '.join(recipe.freeze)}{cached}"
+
+    def _image_size(self):
+        height, width, _ = self.whole.input.shape[1:]
+        resized = f", scaled to {self.recipe.resize}" if self.recipe.resize else ""
+        cropped = f", the middle {self.recipe.center_crop}" if self.recipe.center_crop else ""
+        return f"{height}×{width}{resized}{cropped}"
+
+
+def plan(recipe, start=None):
+    """Loads the data and builds batches and the compiled model of a recipe.
+
+    Args:
+        start: weights that it starts from, in the place of the recipe's pretrained ones: those of a run that goes on.
+
+    Raises:
+        InputError: something that the recipe names does not exist or does not fit.
+    """
+    if recipe.deterministic:
+        backend.use_deterministic_algorithms()
+    if recipe.tensorboard:
+        expect_tensorboardx()
+    schedule_of = recipe.schedule and components.schedule(recipe.schedule)
+    weight_ema = recipe.weight_ema and components.weight_ema(recipe.weight_ema)
+    stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, _monitor(recipe))
+    transforms = [components.transform(component) for component in recipe.transforms]
+    optimizer = components.optimizer(recipe.optimizer)
+    loss = components.loss(recipe.loss)
+    options = components.model_options(recipe.model)
+
+    dataset = data.load(recipe.data)
+    if recipe.validation:
+        dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
+    batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
+    batches = Batches(dataset.train, transforms=transforms, **batching)
+
+    keras.utils.set_random_seed(recipe.seed % 2**32)
+    whole = models.build(
+        recipe.model.name,
+        dataset.train.classes,
+        dataset.train.images.shape[1:],
+        recipe.mean,
+        recipe.std,
+        recipe.seed,
+        recipe.precision,
+        recipe.resize,
+        recipe.center_crop,
+        **options,
+    )
+    start = start or recipe.pretrained
+    new_layers = models.load_pretrained(whole, start) if start else []
+    if recipe.freeze:
+        models.freeze(whole, recipe.freeze)
+    unfreeze = callbacks.Unfreeze(recipe.unfreeze_epoch, recipe.freeze) if recipe.unfreeze_epoch else None
+    part = trained_part(whole, dataset, batches, unfreezes=unfreeze is not None)
+    if part.on_features:
+        batches = Batches(part.splits["train"], **batching)
+    model = part.model
+    if recipe.sharpness_aware:
+        model = components.sharpness_aware(recipe.sharpness_aware, model)
+    backend.accelerate(model)
+    schedule = None
+    if schedule_of:
+        rate = recipe.optimizer.arguments["learning_rate"]
+        schedule = optimizer.learning_rate = schedule_of(rate, recipe.epochs, len(batches))
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    trained = trained_parameters(model)
+    return Plan(
+        recipe, dataset, whole, new_layers, part, batches, model, trained, schedule, unfreeze, weight_ema, stopping
+    )
+
+
+def _monitor(recipe):
+    return None if recipe.select_on == "last" else f"{recipe.select_on}_accuracy"
+
+
+def _selection(recipe):
+    if recipe.select_on == "last":
+        return "the last one, unselected"
+    honest = " (not an honest estimate: the test set selects)" if recipe.select_on == "test" else ""
+    return f"by {recipe.select_on} accuracy from epoch {recipe.select_from_epoch} on{honest}"

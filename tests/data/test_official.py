@@ -1,0 +1,225 @@
+"""The published folders and archives: round trips, damage, and files that mean harm."""
+
+import hashlib
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from kcifar import InputError
+from kcifar.data import load, official, pickles
+from kcifar.data.dataset import CLASS_NAMES
+from tests.data_fixtures import (
+    assert_equal,
+    binary_files,
+    python_files,
+    small,  # noqa: F401
+    write_archive,
+    write_files,
+)
+
+pytestmark = pytest.mark.once
+
+PY, BIN = official.PYTHON, official.BINARY
+
+
+def refused(source, *words):
+    with pytest.raises(InputError) as caught:
+        load(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "expected" in message
+    for word in words:
+        assert word in message
+    return message
+
+
+def official_archive(monkeypatch, path, layout, files, **options):
+    """An archive that passes for the official one: its sum is put in the place of the published one."""
+    write_archive(path, layout.folder, files, **options)
+    layout_with_sum = official.dataclasses.replace(layout, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(official, "LAYOUTS", (layout_with_sum,))
+    return path
+
+
+@pytest.mark.parametrize("style", ["python2", "python3", "python3-protocol4"])
+def test_python_folder(small, tmp_path, style):  # noqa: F811
+    folder = write_files(tmp_path / PY.folder, python_files(small, style))
+    assert_equal(load(folder), small)
+    assert_equal(load(tmp_path), small)
+    assert load(folder).source == str(folder)
+
+
+def test_binary_folder(small, tmp_path):  # noqa: F811
+    folder = write_files(tmp_path / "renamed", binary_files(small))
+    assert_equal(load(str(folder)), small)
+    write_files(tmp_path / "parent" / BIN.folder, binary_files(small))
+    assert_equal(load(tmp_path / "parent"), small)
+
+
+@pytest.mark.parametrize(("layout", "files"), [(PY, python_files), (BIN, binary_files)])
+def test_archive(small, tmp_path, monkeypatch, layout, files):  # noqa: F811
+    before = set(os.listdir())
+    path = official_archive(monkeypatch, tmp_path / "any-name.tar.gz", layout, files(small))
+    assert_equal(load(path), small)
+    assert set(os.listdir()) == before
+    assert not list(tmp_path.rglob("data_batch_1*"))  # nothing is extracted
+
+
+def test_the_real_folder(cifar10_folder):
+    real = load(cifar10_folder)
+    assert (len(real.train), len(real.test)) == (50_000, 10_000)
+    assert real.class_names == CLASS_NAMES
+    assert np.bincount(real.train.labels).tolist() == [5000] * 10
+    assert np.bincount(real.test.labels).tolist() == [1000] * 10
+    # The first training labels as published: frog, truck, truck, deer, automobile; the first test label is a cat.
+    assert real.train.labels[:5].tolist() == [6, 9, 9, 4, 1]
+    assert real.test.labels[0] == 3
+
+
+def test_half_a_folder_names_what_is_missing(small, tmp_path):  # noqa: F811
+    files = python_files(small)
+    del files["data_batch_3"], files["batches.meta"]
+    write_files(tmp_path / PY.folder, files)
+    refused(tmp_path, "data_batch_3", "batches.meta", "unpack")
+    (tmp_path / "empty" / PY.folder).mkdir(parents=True)
+    refused(tmp_path / "empty" / PY.folder, "data_batch_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("data_batch_2", lambda content: content[:500], ("data_batch_2", "unpack")),
+        ("data_batch_2", lambda content: b"", ("data_batch_2",)),
+        ("test_batch", lambda content: b"\x80\x02]q\x00.", ("test_batch", "list")),
+        ("test_batch", lambda content: pickle.dumps({b"data": [1], b"labels": []}, 2), ("'data' is list",)),
+        ("test_batch", lambda content: content.replace(b"J\x03\0\0\0", b"J\x0a\0\0\0", 1), ("out of range: 10",)),
+        ("test_batch", lambda content: content.replace(b"J\x03\0\0\0", b"K\x03K\x03", 1), ("13 values",)),
+        ("batches.meta", lambda content: content.replace(b"horse", b"mouse"), ("mouse", "airplane")),
+    ],
+)
+def test_a_damaged_pickle_folder(small, tmp_path, name, damage, words):  # noqa: F811
+    files = python_files(small)
+    files[name] = damage(files[name])
+    refused(write_files(tmp_path / PY.folder, files), *words)
+
+
+def test_a_damaged_binary_folder(small, tmp_path):  # noqa: F811
+    files = binary_files(small)
+    folder = write_files(tmp_path / BIN.folder, files)
+    (folder / "data_batch_4.bin").write_bytes(files["data_batch_4.bin"][:-1])
+    refused(folder, "data_batch_4.bin", "36875 bytes", "36876")
+    (folder / "data_batch_4.bin").write_bytes(b"\xff" + files["data_batch_4.bin"][1:])
+    refused(folder, "data_batch_4.bin", "out of range: 255 at index 0")
+
+
+def test_a_file_far_too_large_is_not_read(small, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(official, "MAX_FILE_BYTES", 1000)
+    refused(write_files(tmp_path / PY.folder, python_files(small)), "data_batch_1", "at most 1000")
+
+
+def test_an_archive_with_another_checksum(small, tmp_path):  # noqa: F811
+    path = write_archive(tmp_path / PY.archive, PY.folder, python_files(small))
+    refused(path, hashlib.sha256(path.read_bytes()).hexdigest(), PY.sha256, PY.md5, BIN.sha256, "download")
+
+
+class Payload:
+    """Unpickled by `pickle.load` it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+def test_a_pickle_that_wants_more_than_arrays_runs_nothing(small, tmp_path):  # noqa: F811
+    touched = tmp_path / "touched"
+    content = pickle.dumps({b"data": Payload(touched), b"labels": []}, protocol=2)
+    files = python_files(small) | {"data_batch_1": content}
+    refused(write_files(tmp_path / PY.folder, files), "data_batch_1", "posix.system", "do not trust")
+    assert not touched.exists()
+    pickle.loads(content)
+    assert touched.exists()  # the payload does work
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02cbuiltins\neval\nU\x011\x85R.",
+        b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.",
+        b"\x80\x02cnumpy\nload\n.",
+        b"\x80\x02cnumpy.core.multiarray\nscalar\n.",
+        b"(ios\nsystem\nU\x04true.",
+        b"\x80\x02\x82\x01.",  # an extension code
+        b"\x80\x02U\x02id\x51.",  # a persistent id
+        pickle.dumps(np.array([print, None]), 2),  # an array of objects
+        pickle.dumps(np.zeros(2, "u1,u1"), 2),  # a structured array
+        b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0zip\x86R.",
+        b"\x80\x02cnumpy\nndarray\n)R.",
+    ],
+)
+def test_pickles_of_anything_else_are_refused(content):
+    with pytest.raises(InputError) as caught:
+        pickles.read(content, "'file'")
+    assert str(caught.value).startswith("'file'")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3)), np.array([1, 258], ">i4")])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_arrays_come_back_equal(array, protocol):
+    found = pickles.read(pickle.dumps({"a": array}, protocol), "'file'")["a"]
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == array.dtype
+
+
+def test_an_array_that_promises_more_bytes_than_it_has():
+    content = pickle.dumps({"a": np.zeros(7, np.uint8)}, 2).replace(b"K\x07\x85", b"K\x09\x85")
+    with pytest.raises(InputError, match=r"shape \(9,\) with 7 bytes"):
+        pickles.read(content, "'file'")
+
+
+def link(name, kind, target):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_a_member_that_is_no_plain_file(small, tmp_path, monkeypatch, kind):  # noqa: F811
+    secret = tmp_path / "secret"
+    secret.write_bytes(python_files(small)["data_batch_1"])
+    extra = [(link(f"{PY.folder}/data_batch_1", kind, str(secret)), b"")]
+    path = official_archive(monkeypatch, tmp_path / "a.tar.gz", PY, python_files(small), extra=extra)
+    refused(path, "data_batch_1", "no plain file")
+
+
+def test_members_elsewhere_are_left_alone(small, tmp_path, monkeypatch):  # noqa: F811
+    names = ("../escaped", "/tmp/kcifar-escaped", f"{PY.folder}/../../escaped", "data_batch_1")
+    extra = [(tarfile.TarInfo(name), b"") for name in names]
+    extra.append((link("cifar-10-batches-py/link", tarfile.SYMTYPE, "/etc"), b""))
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    path = official_archive(monkeypatch, inner / "a.tar.gz", PY, python_files(small), extra=extra)
+    assert_equal(load(path), small)
+    assert not (tmp_path / "escaped").exists()
+    assert os.listdir(inner) == ["a.tar.gz"]
+
+
+def test_an_archive_that_lacks_a_member_or_has_one_too_large(small, tmp_path, monkeypatch):  # noqa: F811
+    files = binary_files(small)
+    del files["test_batch.bin"]
+    refused(official_archive(monkeypatch, tmp_path / "a.tar.gz", BIN, files), "test_batch.bin", "lacks")
+    monkeypatch.setattr(official, "MAX_FILE_BYTES", 1000)
+    refused(official_archive(monkeypatch, tmp_path / "b.tar.gz", BIN, binary_files(small)), "36876 bytes", "at most")
+
+
+def test_an_archive_cut_short(small, tmp_path, monkeypatch):  # noqa: F811
+    path = write_archive(tmp_path / "a.tar.gz", PY.folder, python_files(small))
+    path.write_bytes(path.read_bytes()[:20_000])
+    layout = official.dataclasses.replace(PY, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(official, "LAYOUTS", (layout,))
+    refused(path, "cannot be read as an archive")

@@ -1,0 +1,249 @@
+"""`load` over the words and the paths that are not the published folders: image folders and .npz, and what is none."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kcifar import InputError
+from kcifar.data import cache, load, official, tfds
+from kcifar.data.dataset import CLASS_NAMES
+from tests.data_fixtures import (
+    assert_equal,
+    make,
+    npz_arrays,
+    python_files,
+    small,  # noqa: F401
+    write_files,
+    write_images,
+)
+
+pytestmark = pytest.mark.once
+
+
+def refused(source, *words):
+    with pytest.raises(InputError) as caught:
+        load(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "expected" in message
+    for word in words:
+        assert word in message
+
+
+# Words and paths
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"), [("dmeo", "did you mean 'demo'"), ("atuo", "'auto'"), ("a/b", "no such path")]
+)
+def test_a_source_that_is_not_there(source, hint):
+    refused(source, f"'{source}'", hint, "cifar-10-batches-py", "npz")
+
+
+def test_a_path_that_is_no_source(tmp_path):
+    (tmp_path / "notes").mkdir()
+    refused(tmp_path / "notes", "holds nothing")
+    (tmp_path / "notes" / "todo.txt").write_text("read")
+    refused(tmp_path / "notes", "holds todo.txt")
+    refused(tmp_path / "notes" / "todo.txt", "a file of 4 bytes")
+
+
+def test_auto_follows_the_variable(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", **npz_arrays(make()))
+    monkeypatch.setenv("KCIFAR_DATA", str(tmp_path / "a.npz"))
+    assert_equal(load(), make())
+    monkeypatch.setenv("KCIFAR_DATA", "dmeo")
+    refused("auto", "KCIFAR_DATA", "dmeo", "did you mean 'demo'")
+
+
+def test_auto_downloads_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(tfds, "download", lambda folder: calls.append(folder) or make())
+    assert_equal(load(), make())
+    assert_equal(load("auto"), make())
+    assert len(calls) == 1
+    assert os.path.isdir(calls[0])
+
+
+def test_demo_is_not_cached():
+    assert load("demo").source.startswith("demo")
+    assert not cache.root().exists()
+
+
+def test_a_published_folder_goes_before_the_images_beside_it(small, tmp_path):  # noqa: F811
+    write_images(tmp_path, make(seed=1))
+    write_files(tmp_path / official.PYTHON.folder, python_files(small))
+    assert_equal(load(tmp_path), small)
+
+
+# A folder of images
+
+
+@pytest.mark.parametrize("name", ["{:05d}.png", "{}.bmp", "{}.webp"])
+def test_numbered_images_come_in_the_order_of_their_numbers(tmp_path, name):
+    dataset = make()
+    write_images(tmp_path / "images", dataset, name)
+    found = load(tmp_path / "images")
+    if name.endswith("webp"):  # lossy
+        np.testing.assert_array_equal(found.train.labels, dataset.train.labels)
+    else:
+        assert_equal(found, dataset)
+
+
+def test_other_names_come_in_the_order_of_class_and_name(tmp_path):
+    dataset = make()
+    found = load(write_images(tmp_path, dataset, "image{:03d}.png"))
+    order = np.argsort(dataset.train.labels, kind="stable")
+    np.testing.assert_array_equal(found.train.labels, dataset.train.labels[order])
+    np.testing.assert_array_equal(found.train.images, dataset.train.images[order])
+
+
+def test_every_mode_becomes_rgb_and_hidden_files_are_left_out(tmp_path):
+    grey = np.arange(1024, dtype=np.uint8).reshape(32, 32)
+    palette = Image.fromarray(grey).convert("P")
+    palette.info["transparency"] = bytes(range(256))
+    images = {"0.png": Image.fromarray(grey), "1.png": palette, "2.png": Image.fromarray(np.dstack([grey] * 4))}
+    for which in ("train", "test"):
+        (tmp_path / which / "grey").mkdir(parents=True)
+        (tmp_path / which / ".git").mkdir()
+        (tmp_path / which / "README").write_text("no folder")
+        (tmp_path / which / "grey" / ".DS_Store").write_text("no image")
+        for name, image in images.items():
+            image.save(tmp_path / which / "grey" / name)
+    found = load(tmp_path)
+    assert found.class_names == ("grey",)
+    np.testing.assert_array_equal(found.test.images, np.dstack([grey] * 3)[None].repeat(3, 0))
+
+
+def test_real_images_equal_the_real_batches(cifar10_folder, tmp_path):
+    """The first 300 of each split, as a folder of JPEG files, in the official order."""
+    beside = Path(__file__).parents[3] / "shared" / "cifar10"
+    archive = Path(os.environ.get("KCIFAR_TEST_IMAGES", beside)) / "cifar10-jpeg.tar.xz"
+    with tarfile.open(archive) as tar:
+        first = [member for member in tar if member.isfile() and int(Path(member.name).stem) < 300]
+        tar.extractall(tmp_path / "images", members=first, filter="data")
+    found, real = load(tmp_path / "images"), load(cifar10_folder)
+    for a, b in ((found.train, real.train), (found.test, real.test)):
+        np.testing.assert_array_equal(a.images, b.images[:300])
+        np.testing.assert_array_equal(a.labels, b.labels[:300])
+    assert found.class_names == real.class_names
+
+
+def _remove_class(folder):
+    for path in (folder / "test" / "cat").iterdir():
+        path.unlink()
+    (folder / "test" / "cat").rmdir()
+
+
+def _empty_class(folder):
+    for path in (folder / "train" / "cat").iterdir():
+        path.unlink()
+
+
+def _replace(content):
+    def damage(folder):
+        next((folder / "train" / "cat").iterdir()).write_bytes(content)
+
+    return damage
+
+
+def _image(size, mode):
+    def damage(folder):
+        Image.new(mode, size).save(folder / "test" / "dog" / "99999.png")
+
+    return damage
+
+
+def _truncate(folder):
+    path = next((folder / "train" / "cat").iterdir())
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def _no_test(folder):
+    (folder / "test").rename(folder / "tset")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_no_test, ("no class folders in 'test'",)),
+        (_remove_class, ("class folders cat", "only one of train and test")),
+        (_empty_class, ("train/cat", "is empty")),
+        (_replace(b"no image"), ("train/cat", "no image that Pillow reads")),
+        (_replace(b""), ("train/cat", "no image that Pillow reads")),
+        (_truncate, ("train/cat", "no image that Pillow reads")),
+        (_image((33, 32), "RGB"), ("99999.png", "33x32", "32x32")),
+        (_image((32, 32), "I;16"), ("99999.png", "I;16", "8 bits")),
+        (lambda folder: (folder / "train" / "cat" / "more").mkdir(), ("train/cat/more", "no image")),
+        (lambda folder: (folder / "train" / "cat" / "x.png").symlink_to("nowhere"), ("train/cat/x.png", "no image")),
+    ],
+)
+def test_a_folder_of_images_that_is_not_as_it_should_be(tmp_path, damage, words):
+    damage(write_images(tmp_path, make()))
+    refused(tmp_path, *words)
+
+
+# .npz
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, ">i4"])
+def test_npz(tmp_path, shape, dtype):
+    arrays = npz_arrays(make())
+    for name in ("y_train", "y_test"):
+        arrays[name] = arrays[name].reshape(shape).astype(dtype)
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert_equal(load(tmp_path / "a.npz"), make())
+    assert load(tmp_path / "a.npz").class_names == CLASS_NAMES
+
+
+def test_npz_with_its_own_class_names(tmp_path):
+    names = [f"class {i}" for i in range(12)]
+    np.savez_compressed(tmp_path / "a.npz", **npz_arrays(make()), class_names=names)
+    found = load(tmp_path / "a.npz")
+    assert found.class_names == tuple(names)
+    assert found.train.classes == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"y_test": None}, ("lacks y_test", "x_train, y_train, x_test")),
+        ({"x_train": np.zeros((60, 32, 32, 3), np.float32)}, ("x_train is float32",)),
+        ({"x_train": np.zeros((60, 3, 32, 32), np.uint8)}, ("(60, 3, 32, 32)",)),
+        ({"y_train": np.zeros(59, np.int64)}, ("y_train is int64 (59,)", "(60,)")),
+        ({"y_train": np.zeros(60)}, ("y_train is float64",)),
+        ({"y_train": np.full(60, 10)}, ("y_train", "out of range: 10 at index 0")),
+        ({"y_train": np.full(60, -1)}, ("y_train", "out of range: -1")),
+        ({"y_train": np.full(60, 2**64 - 1, np.uint64)}, ("y_train", "out of range")),
+        ({"y_test": np.array([None] * 12)}, ("cannot be read", "allow_pickle=False")),
+        ({"class_names": np.zeros(10)}, ("class_names is float64",)),
+        ({"class_names": np.array(["a"] * 10)}, ("each name once",)),
+        ({"x_test": np.zeros((0, 32, 32, 3), np.uint8), "y_test": np.zeros(0, np.int64)}, ("no images",)),
+    ],
+)
+def test_an_npz_that_is_not_as_it_should_be(tmp_path, change, words):
+    arrays = {name: array for name, array in (npz_arrays(make()) | change).items() if array is not None}
+    np.savez(tmp_path / "a.npz", **arrays)
+    refused(tmp_path / "a.npz", *words)
+
+
+def test_a_file_that_is_an_npz_by_name_only(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"no zip")
+    refused(path, "cannot be read as an .npz")
+    np.savez(path, **npz_arrays(make()))
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused(path, "cannot be read as an .npz")
+    np.savez_compressed(path, **npz_arrays(make()))
+    content = bytearray(path.read_bytes())
+    content[1000:1100] = bytes(100)
+    path.write_bytes(content)
+    refused(path, "cannot be read as an .npz")
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    refused(path, "single array")

@@ -1,0 +1,190 @@
+"""TensorFlow Datasets without TensorFlow: a folder prepared by its own CIFAR-10 builder, and its download manager."""
+
+import hashlib
+import http.server
+import io
+import sys
+import threading
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kcifar import InputError
+from kcifar.data import load, official, tfds
+from tests.data_fixtures import (
+    PER_BATCH,
+    assert_equal,
+    binary_files,
+    make,
+    small,  # noqa: F401
+    write_archive,
+    write_files,
+)
+
+pytestmark = pytest.mark.once
+
+
+def prepare(folder, file_format="array_record"):
+    """What TFDS's own `cifar10` builder prepares from the small data set, and where.
+
+    Without TensorFlow it can neither extract, read members nor encode arrays; these three steps are replaced.
+    """
+    import tensorflow_datasets
+    from tensorflow_datasets.image_classification import cifar
+
+    write_files(folder / "source" / official.BINARY.folder, binary_files(make()))
+
+    def examples(path, _):
+        for row in np.fromfile(path, np.uint8).reshape(PER_BATCH, 3073):
+            encoded = io.BytesIO()
+            Image.fromarray(row[1:].reshape(3, 32, 32).transpose(1, 2, 0).copy()).save(encoded, "PNG")
+            encoded.seek(0)
+            yield row[:1], encoded
+
+    builder = tensorflow_datasets.builder("cifar10", data_dir=str(folder), file_format=file_format)
+    manager = tensorflow_datasets.download.DownloadManager
+    with (
+        mock.patch.object(manager, "download_and_extract", return_value=str(folder / "source")),
+        mock.patch.object(cifar, "_load_data", examples),
+    ):
+        builder.download_and_prepare()
+    return folder / "cifar10" / "3.0.2"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return prepare(tmp_path / "tfds")
+
+
+def refused(source, *words):
+    with pytest.raises(InputError) as caught:
+        load(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "expected" in message
+    for word in words:
+        assert word in message
+
+
+def test_a_prepared_folder_in_the_published_order(folder):
+    found = load(folder)
+    assert_equal(found, make())
+    assert "cifar10/3.0.2" in found.source
+    assert "tensorflow" not in sys.modules
+
+
+def test_a_folder_without_ids_keeps_its_own_order(folder, monkeypatch):
+    monkeypatch.setattr(tfds, "_number", lambda record: None)
+    found = load(folder)
+    order = {image.tobytes(): i for i, image in enumerate(make().train.images)}
+    rows = [order[image.tobytes()] for image in found.train.images]
+    assert rows != sorted(rows)
+    np.testing.assert_array_equal(found.train.labels, make().train.labels[rows])
+
+
+def test_another_format(folder):
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    refused(folder, "tfrecord", "array_record", "convert")
+
+
+def test_half_a_folder(folder):
+    info = (folder / "dataset_info.json").read_text()
+    (folder / "dataset_info.json").write_text(info[:100])
+    refused(folder, "cannot be read as a TFDS folder")
+    (folder / "dataset_info.json").write_text(info.replace('"name": "test"', '"name": "tset"'))
+    refused(folder, "cannot be read as a TFDS folder", "test")
+    (folder / "dataset_info.json").write_text(info)
+    records = folder / "cifar10-train.array_record-00000-of-00001"
+    records.write_bytes(records.read_bytes()[:100_000])
+    refused(folder, "cannot be read as a TFDS folder")
+    records.unlink()
+    refused(folder, "cannot be read as a TFDS folder")
+
+
+@pytest.fixture
+def host(small, tmp_path, monkeypatch):  # noqa: F811
+    """A host on this machine that serves the small data set's archive in the place of the published one."""
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.image_classification import cifar
+
+    path = write_archive(tmp_path / "cifar-10-binary.tar.gz", official.BINARY.folder, binary_files(small))
+    content = path.read_bytes()
+    path.unlink()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        status, body = 200, content
+
+        def do_GET(self):
+            self.send_response(self.status)
+            self.send_header("Content-Length", str(len(self.body)))
+            self.end_headers()
+            self.wfile.write(self.body)
+
+        def log_message(self, *_):
+            pass
+
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    sha256 = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(official, "LAYOUTS", (official.dataclasses.replace(official.BINARY, sha256=sha256),))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
+        infos = {url: UrlInfo(size=len(content), checksum=sha256, filename="cifar-10-binary.tar.gz")}
+        monkeypatch.setattr(cifar.Cifar10, "url_infos", infos)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield Handler
+        server.shutdown()
+        thread.join()
+
+
+def test_the_download_is_read_and_cached(host, tmp_path):
+    found = load("auto")
+    assert_equal(found, make())
+    assert "downloaded from http://127.0.0.1" in found.source
+    host.status = 500
+    assert_equal(load("auto"), make())  # without the network
+    assert not list(tmp_path.rglob("*.tar.gz*"))
+
+
+def test_a_download_of_something_else(host, tmp_path):
+    host.body = b"<html>Moved to Alaska</html>"
+    refused("auto", "NonMatchingChecksumError", "demo", "KCIFAR_DATA")
+    assert not list(tmp_path.rglob(".download-*"))
+
+
+def test_a_host_that_answers_with_an_error(host):
+    host.status = 404
+    refused("auto", "answers 404", "demo", "cifar-10-batches-py", "KCIFAR_DATA")
+
+
+def test_a_host_that_is_not_there(monkeypatch):
+    import requests
+
+    def no_route(url, **options):
+        raise requests.ConnectionError("no\nroute")
+
+    monkeypatch.setattr(requests, "get", no_route)
+    refused("auto", "no route", "cs.toronto.edu", "demo", "cifar-10-batches-bin", ".npz", "TFDS")
+
+
+def test_a_host_that_never_answers_is_given_up(monkeypatch):
+    import requests
+
+    released = threading.Event()
+    monkeypatch.setattr(requests, "get", lambda url, **options: released.wait(60))
+    monkeypatch.setattr(tfds, "PROBE_SECONDS", 0.05)
+    refused("auto", "no answer within 0.05 s")
+    assert not released.is_set()
+    released.set()
+
+
+def test_what_tfds_needs_is_named_when_it_is_missing(folder, monkeypatch):
+    install = "pip install tensorflow-datasets array-record importlib-resources"
+    monkeypatch.setitem(sys.modules, "array_record", None)
+    refused(folder, "array_record", install)
+    monkeypatch.setitem(sys.modules, "importlib_resources", None)
+    refused("auto", "importlib_resources", install)

@@ -1,0 +1,166 @@
+"""What `kcifar.evaluate` tells of a run, against plain Keras's predictions."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from kcifar import InputError, data
+from kcifar.evaluate import main as evaluate
+from kcifar.evaluation import models
+from kcifar.evaluation.assessment import assess
+from kcifar.evaluation.scores import Scores, best_temperature
+from tests.voting.test_members import CLASSES, logits, make_run, student, write_images
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images.npz", train=160, test=120)
+
+
+@pytest.fixture
+def run(images, tmp_path):
+    return make_run(tmp_path / "run", images, model=student(0, noise=1.3))
+
+
+def scores(run, split, flip=False):
+    outputs = logits(run, split.images)
+    if flip:
+        outputs = (outputs + logits(run, split.images[:, :, ::-1])) / 2
+    return Scores(outputs - np.log(np.exp(outputs).sum(1, keepdims=True)), split.labels)
+
+
+def printed(capsys, *arguments):
+    capsys.readouterr()
+    assert evaluate([str(argument) for argument in arguments]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def refused(capsys, *arguments):
+    capsys.readouterr()
+    assert evaluate([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    return line
+
+
+def cells(text, name):
+    """The words of the line that begins with a name, behind it."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    return line.removeprefix(name).split()
+
+
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_figures_before_and_after_temperature(run, images, tta, capsys):
+    dataset = data.load(images).split_validation(0.5, 0)
+    test = scores(run, dataset.test, tta == "flip")
+    temperature = best_temperature(scores(run, dataset.validation, tta == "flip"))
+    assert abs(temperature - 1) > 0.1
+    text = printed(capsys, run.path, *(["--tta", tta] if tta != "none" else []))
+    low, high = test.accuracy_interval()
+    assert cells(text, "accuracy") == [
+        f"{test.accuracy:.2%}",
+        "(95",
+        "%",
+        "interval",
+        f"{low:.2%}",
+        "–",
+        f"{high:.2%})",
+    ]
+    assert cells(text, "top-2 accuracy") == [f"{test.top(2):.2%}"]
+    tempered = test.tempered(temperature)
+    for name, figure in (("loss", "loss"), ("Brier score", "brier"), ("calibration error", "calibration_error")):
+        before, *_, after = cells(text, name)
+        # printed with four digits, of float32 outputs
+        assert float(before) == pytest.approx(getattr(test, figure), abs=1e-4)
+        assert float(after) == pytest.approx(getattr(tempered, figure), abs=2e-4)
+        assert before != after
+    found = cells(text, "temperature")
+    assert float(found[0].rstrip(",")) == pytest.approx(temperature, rel=2e-3)
+    assert found[1:] == ["fitted", "on", "80", "validation", "images"]
+    assert ("test-time augmentation flip" in text) == (tta == "flip")
+    assert "not an honest estimate" not in text
+
+
+def test_the_confusion_the_classes_and_the_worst_mistakes(run, images, capsys):
+    test = scores(run, data.load(images).test)
+    text = printed(capsys, run.path)
+    lines = text.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("label and, of its images"))
+    assert lines[start + 1].split() == list(CLASSES)
+    for place, name in enumerate(CLASSES):
+        right = np.flatnonzero(test.labels == place)
+        share = (test.predicted[right] == place).mean()
+        assert [name, f"{share:.2%}"] in [line.split() for line in lines]
+        row = [((test.labels == place) & (test.predicted == other)).sum() for other in range(4)]
+        assert lines[start + 2 + place].split() == [name, *map(str, row)]
+    start = next(place for place, line in enumerate(lines) if "mistakes it is most confident of" in line)
+    wrong = [place for place in range(120) if test.predicted[place] != test.labels[place]]
+    wrong.sort(key=lambda place: -test.confidence[place])
+    assert len(lines) == start + 1 + 10
+    for line, place in zip(lines[start + 1 :], wrong[:10], strict=True):
+        label, predicted = CLASSES[test.labels[place]], CLASSES[test.predicted[place]]
+        assert line.startswith(f"test image {place:>5}  {label}, predicted {predicted} ")
+        assert float(line.split()[-1].rstrip("%")) == pytest.approx(100 * test.confidence[place], abs=0.01)
+
+
+def test_other_test_images(run, images, tmp_path, capsys):
+    """They lack the images that the run held out, so there is nothing to fit a temperature on."""
+    other = write_images(tmp_path / "other.npz", seed=3)
+    text = printed(capsys, run.path, "--data", other)
+    assert f"50 test images of {other}" in text
+    assert " ".join(cells(text, "temperature")) == "not fitted: there are no images here that the run held out"
+    test = scores(run, data.load(other).test)
+    assert cells(text, "accuracy")[0] == f"{test.accuracy:.2%}"
+    assert len(cells(text, "loss")) == 1
+    assert assess(run, other).temperature is None
+
+
+def test_the_same_images_from_elsewhere_have_a_temperature(run, images, tmp_path):
+    copied = str(shutil.copy(images, tmp_path / "copied.npz"))
+    assert assess(run, copied).temperature == assess(run).temperature is not None
+
+
+def test_a_run_that_held_nothing_out(images, tmp_path, capsys):
+    run = make_run(tmp_path / "run", images, validation=0.0)
+    assert cells(printed(capsys, run.path), "temperature")[:2] == ["not", "fitted:"]
+
+
+def test_an_epoch_that_the_test_set_chose_is_no_honest_estimate(images, tmp_path, capsys):
+    run = make_run(tmp_path / "run", images, select_on="test")
+    assert "the epoch was chosen on the test set itself: not an honest estimate" in printed(capsys, run.path)
+
+
+def test_no_mistakes(images, tmp_path, capsys):
+    run = make_run(tmp_path / "run", images, model=student(0, noise=0))
+    text = printed(capsys, run.path)
+    assert cells(text, "accuracy")[0] == "100.00%"
+    assert text.splitlines()[-1] == "no mistakes"
+
+
+def test_a_second_call_opens_no_model(run, capsys, monkeypatch):
+    first = printed(capsys, run.path)
+
+    def opened(*_, **__):
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr(models, "load_model", opened)
+    assert printed(capsys, run.path) == first
+
+
+def test_what_cannot_be_evaluated(run, tmp_path, capsys):
+    other = write_images(tmp_path / "other.npz", class_names=("w", "x", "y", "z"))
+    line = refused(capsys, run.path, "--data", other)
+    assert f"'{run.path}' was trained on the classes ant, bee, cow, doe, but {other} has w, x, y, z" in line
+    assert "is no run" in refused(capsys, tmp_path / "nowhere")
+    run.best.write_bytes(run.best.read_bytes()[:3000])
+    assert f"'{run.best}'" in refused(capsys, run.path)
+    run.best.unlink()
+    assert "has no best.keras" in refused(capsys, run.path)
+    with pytest.raises(InputError, match=r"has no best\.keras"):
+        assess(run)

@@ -29,10 +29,10 @@ NO_KERAS_CV = "needs KerasCV, which is not installed here: make test-cv"
 
 @pytest.fixture(scope="session")
 def cifar10_folder(pytestconfig):
-    """A folder that holds `cifar-10-batches-py` with all 60,000 real images (JPEG copy); unpacked once a checkout."""
+    """A folder that holds `cifar-10-batches-py` with all 60,000 images of CIFAR-10; unpacked once a checkout."""
     if not (IMAGES / "unpack").exists():
         pytest.skip(NO_IMAGES)
-    folder = Path(pytestconfig.cache.mkdir("cifar10"))
+    folder = Path(pytestconfig.cache.mkdir("cifar10-published"))
     with FileLock(folder / "lock"):  # several processes may run tests
         subprocess.run([sys.executable, IMAGES / "unpack", folder], check=True)
     return folder

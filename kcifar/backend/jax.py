@@ -33,6 +33,15 @@ def use_deterministic_algorithms():
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
+def generator_states():
+    """An empty list: JAX has no global generator of random numbers."""
+    return []
+
+
+def restore_generators(states):
+    """Nothing: JAX has no global generator of random numbers."""
+
+
 def prepares_ahead():
     """Whether a thread that prepares the next batch helps: 4 % on two cores, since XLA computes without Python."""
     return True

@@ -2,8 +2,10 @@
 
 from kcifar.backend.torch.device import (
     describe,
+    generator_states,
     peak_device_bytes,
     prepares_ahead,
+    restore_generators,
     use_deterministic_algorithms,
 )
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
@@ -22,6 +24,7 @@ __all__ = [
     "clipped",
     "compiled",
     "describe",
+    "generator_states",
     "gradients",
     "hessian_product",
     "known_values",
@@ -29,6 +32,7 @@ __all__ = [
     "peak_device_bytes",
     "prepares_ahead",
     "resampled",
+    "restore_generators",
     "switch",
     "train_step",
     "update_adam",

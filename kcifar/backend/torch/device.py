@@ -29,6 +29,19 @@ def prepares_ahead():
     return torch.cuda.is_available()
 
 
+def generator_states():
+    """The states of torch's global generators of random numbers, as NumPy arrays: of the CPU and of the GPU in use."""
+    on_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    return [state.numpy() for state in (torch.get_rng_state(), *on_gpu)]
+
+
+def restore_generators(states):
+    """Sets torch's global generators to what `generator_states` gave, as far as there are such here."""
+    for state, restore in zip(states, (torch.set_rng_state, torch.cuda.set_rng_state), strict=False):
+        if restore is torch.set_rng_state or torch.cuda.is_initialized():
+            restore(torch.tensor(state))
+
+
 def use_deterministic_algorithms():
     """Makes every operation give the same bits each time; one that cannot raises an error when it is used."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

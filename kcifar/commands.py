@@ -45,6 +45,12 @@ def run_command(parser, work, arguments=None):
         return 130
 
 
+def know_ensembles(runs):
+    """Has Keras know the layer of an ensemble that votes hard, where one of what was found may be such a file."""
+    if any(run.recipe is None for run in runs):
+        from kcifar.voting import Voting  # noqa: F401
+
+
 def _check_backend():
     # Before Keras is imported, which greets an unknown name with a traceback.
     backend = os.environ.get("KERAS_BACKEND")  # not set where a Keras that was imported first has decided

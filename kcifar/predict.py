@@ -44,8 +44,8 @@ def _parser():
     parser.add_argument(
         "model",
         metavar="RUN_OR_FILE",
-        help="a folder that kcifar.train wrote (its best model is taken), or a .keras file: any classifier of images "
-        "that gives logits or probabilities",
+        help="a folder that kcifar.train or kcifar.callbacks.Checkpoint wrote (its best model is taken), or a .keras "
+        "file: any classifier of images that gives logits or probabilities",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of images")
     parser.add_argument(

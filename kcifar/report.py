@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import run_command
+from kcifar.commands import know_ensembles, run_command
 
 _EXAMPLES = """\
 examples:
@@ -26,7 +26,13 @@ def _parser():
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder that kcifar.train wrote, or a folder of such")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a folder that kcifar.train wrote, or a folder of such; with --data also one that "
+        "kcifar.callbacks.Checkpoint wrote, or a .keras file",
+    )
     parser.add_argument(
         "--out", metavar="FILE.html", help="the file (default: report.html, of one run in its folder, else here)"
     )
@@ -35,9 +41,10 @@ def _parser():
 
 
 def _report(options):
-    from kcifar.runs import folder
+    from kcifar.runs import saved
 
-    runs = folder.find_all(options.runs)
+    runs = saved.find_all(options.runs)
+    know_ensembles(runs)
 
     from kcifar.evaluation.reporting import write_report
 

@@ -1,6 +1,7 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
 import os
+import re
 import sys
 
 from kcifar.errors import InputError
@@ -30,6 +31,8 @@ def run_command(parser, work, arguments=None):
     options = parser.parse_intermixed_args(arguments)
     try:
         _check_backend()
+        if getattr(options, "device", None):
+            _use_device(options.device)
         work(options)
         return 0
     except InputError as error:
@@ -43,6 +46,30 @@ def run_command(parser, work, arguments=None):
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+
+
+def add_device_option(parser):
+    """Adds `--device`, which `run_command` follows. Commands that are started by this one take the same device."""
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        default=os.environ.get("KCIFAR_DEVICE"),
+        help="compute on cpu, cuda:0, cuda:1, … (default: the variable KCIFAR_DEVICE, else a GPU where there is one)",
+    )
+
+
+def _use_device(name):
+    known = re.fullmatch(r"cpu|mps|(?:cuda|gpu|tpu|xpu)(?::\d+)?", name)
+    if known and os.environ.get("KERAS_BACKEND") == "jax":
+        if name == "cpu":
+            os.environ["JAX_PLATFORMS"] = "cpu"  # else JAX takes memory of a GPU all the same
+    elif known:
+        os.environ["KERAS_TORCH_DEVICE"] = name.replace("gpu", "cuda")  # read when Keras is imported
+
+    from kcifar import backend
+
+    backend.use_device(name)
+    os.environ["KCIFAR_DEVICE"] = name
 
 
 def know_ensembles(runs):

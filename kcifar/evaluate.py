@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import know_ensembles, run_command
+from kcifar.commands import add_device_option, know_ensembles, run_command
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -64,6 +64,7 @@ def _parser():
     )
     sharpness.add_argument("--rho", metavar="RHO", type=float, help=f"radius (default: {_RHO})")
     sharpness.add_argument("--images", metavar="N", type=int, help=f"the first N training images (default: {_IMAGES})")
+    add_device_option(parser)
     return parser
 
 

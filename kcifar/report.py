@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import know_ensembles, run_command
+from kcifar.commands import add_device_option, know_ensembles, run_command
 
 _EXAMPLES = """\
 examples:
@@ -37,6 +37,7 @@ def _parser():
         "--out", metavar="FILE.html", help="the file (default: report.html, of one run in its folder, else here)"
     )
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the runs)")
+    add_device_option(parser)
     return parser
 
 

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from kcifar.commands import run_command, use_huge_pages
+from kcifar.commands import add_device_option, run_command, use_huge_pages
 from kcifar.errors import InputError
 from kcifar.output import say
 
@@ -60,6 +60,7 @@ def _parser():
         action="store_true",
         help="say what would be done, and train nothing; with --out draw RUN/transforms.png",
     )
+    add_device_option(parser)
     return parser
 
 

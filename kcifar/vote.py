@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from kcifar.commands import know_ensembles, run_command
+from kcifar.commands import add_device_option, know_ensembles, run_command
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -61,6 +61,7 @@ def _parser():
         help="compare with the mean of the weights of all runs, of one architecture; BatchNorm's statistics found anew",
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    add_device_option(parser)
     return parser
 
 

@@ -27,6 +27,7 @@ _FUNCTIONS = [
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",
+    "use_device",
     "values_between_steps",
     "write_onnx",
 ]

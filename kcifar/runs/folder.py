@@ -17,6 +17,7 @@ import kcifar
 from kcifar.checksum import sha256
 from kcifar.errors import InputError
 from kcifar.recipe import Recipe
+from kcifar.runs.commit import commit
 from kcifar.runs.files import UNFINISHED, remove_leftovers, write_json, write_text
 
 
@@ -252,6 +253,7 @@ def environment(dataset):
         "class_names": list(dataset.class_names),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "kcifar": kcifar.__version__,
+        **commit(Path(kcifar.__file__)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -177,7 +177,7 @@ def test_a_member_that_was_trained_on_other_images(images, tmp_path):
     assert len(found.warnings) == 1
     assert str(runs[1].path) in found.warnings[0]
     assert f"{runs[0].path}" not in found.warnings[0].partition(":")[0]
-    assert "other images" in found.warnings[0]
+    assert "the data given are not those that the run was trained on" in found.warnings[0]
     np.testing.assert_array_equal(found.test[1].labels, data.load(images).test.labels)
 
 

@@ -7,6 +7,7 @@ from kcifar.backend.torch.device import (
     prepares_ahead,
     restore_generators,
     use_deterministic_algorithms,
+    use_device,
 )
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
 from kcifar.backend.torch.graph import use_native_kernels
@@ -38,6 +39,7 @@ __all__ = [
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",
+    "use_device",
     "values_between_steps",
     "write_onnx",
 ]

@@ -1,6 +1,7 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
 import os
+import signal
 import sys
 
 from kcifar.errors import InputError
@@ -19,6 +20,14 @@ def use_huge_pages():
     wanted = sys.platform == "linux" and os.environ.get("KERAS_BACKEND") == "jax"
     if wanted and not HUGE_PAGES.keys() & os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | HUGE_PAGES)
+
+
+def start(main):
+    """Runs a command's `main` as a program does: Ctrl-C and what batch systems send end it alike. Its exit code."""
+    use_huge_pages()
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell has its background jobs ignore it
+        signal.signal(number, signal.default_int_handler)
+    return main()
 
 
 def run_command(parser, work, arguments=None):

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import run_command
+from kcifar.commands import run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -84,7 +84,7 @@ def _print_sharpness(run, dataset, rho, images):
     from kcifar.experiment import components
 
     recipe = run.recipe
-    loss = components.loss(recipe.loss)
+    loss = components.loss(recipe.loss, importing=False)
     model = load_model(run.best, float32=True)
     found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)
     print(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
@@ -97,4 +97,4 @@ def _print_sharpness(run, dataset, rho, images):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

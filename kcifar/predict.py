@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from kcifar.commands import run_command
+from kcifar.commands import run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -120,4 +120,4 @@ def _printable(text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

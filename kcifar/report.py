@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import run_command
+from kcifar.commands import run_command, start
 
 _EXAMPLES = """\
 examples:
@@ -47,4 +47,4 @@ def _report(options):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from kcifar.commands import run_command
+from kcifar.commands import run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -80,4 +80,4 @@ def _vote(options):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

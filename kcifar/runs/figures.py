@@ -85,6 +85,24 @@ def predictions(split, probabilities, class_names, count=16):
     return figure
 
 
+def classes(split, class_names, count=10):
+    """The first images of each class, a row a class: beside one another the blocks of ten classes."""
+    blocks = -(-len(class_names) // 10)
+    rows = min(10, len(class_names))
+    figure = Figure((blocks * (0.55 * count + 1.3), 0.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, blocks * count, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for label, name in enumerate(class_names):
+        block, row = divmod(label, 10)
+        places = np.flatnonzero(split.labels == label)[:count]
+        for ax, place in zip(axes[row, block * count :], places, strict=False):
+            ax.imshow(split.images[place], cmap="gray")
+        beside = {"ha": "right", "va": "center", "fontsize": 8, "parse_math": False}
+        axes[row, block * count].text(-0.15, 0.5, name, transform=axes[row, block * count].transAxes, **beside)
+    return figure
+
+
 def transforms(split, draws, class_names):
     """Images of a split, a row each, and beside each what transforms made of it, with its label.
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 from kcifar.errors import InputError
 from kcifar.output import drop_output
@@ -30,6 +31,18 @@ def start(main):
     return main()
 
 
+def add_import_option(parser):
+    """Adds `--import MODULE` to a command that opens saved models."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import MODULE (a name, or a file.py) first: code that you trust, where a saved model has layers of its own",
+    )
+
+
 def run_command(parser, work, arguments=None):
     """Parses the arguments and calls `work(options)`.
 
@@ -39,6 +52,7 @@ def run_command(parser, work, arguments=None):
     options = parser.parse_intermixed_args(arguments)
     try:
         _check_backend()
+        _import(getattr(options, "modules", ()))
         work(options)
         return 0
     except InputError as error:
@@ -61,6 +75,16 @@ def _check_backend():
         raise InputError(
             f"the variable KERAS_BACKEND is '{backend}'; expected torch or jax: unset it or set one of them"
         )
+
+
+def _import(modules):
+    if modules:
+        from kcifar.experiment.own_parts import import_module
+        from kcifar.recipe import put_on_import_path
+    for module in modules:
+        if module.endswith(".py"):
+            put_on_import_path(Path(module).parent)
+        import_module(Path(module).stem if module.endswith(".py") else module)
 
 
 def _complain(parser, error):

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import run_command, start
+from kcifar.commands import add_import_option, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -56,6 +56,7 @@ def _parser():
     )
     sharpness.add_argument("--rho", metavar="RHO", type=float, help=f"radius (default: {_RHO})")
     sharpness.add_argument("--images", metavar="N", type=int, help=f"the first N training images (default: {_IMAGES})")
+    add_import_option(parser)
     return parser
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from kcifar.commands import run_command, start
+from kcifar.commands import add_import_option, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -52,6 +52,7 @@ def _parser():
         "--top", metavar="N", type=_top, help=f"how many classes, the most probable first (default: {_TOP})"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document: a list with an item per image")
+    add_import_option(parser)
     return parser
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import run_command, start
+from kcifar.commands import add_import_option, run_command, start
 
 _EXAMPLES = """\
 examples:
@@ -31,6 +31,7 @@ def _parser():
         "--out", metavar="FILE.html", help="the file (default: report.html, of one run in its folder, else here)"
     )
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the runs)")
+    add_import_option(parser)
     return parser
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from kcifar.commands import run_command, start
+from kcifar.commands import add_import_option, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -55,6 +55,7 @@ def _parser():
         help="compare with the mean of the weights of all runs, of one architecture; BatchNorm's statistics found anew",
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    add_import_option(parser)
     return parser
 
 

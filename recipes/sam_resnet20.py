@@ -24,7 +24,7 @@ recipe = Recipe(
     drop_last=True,
     loss=Component("CategoricalCrossentropy", label_smoothing=0.1),
     optimizer=Component("SGD", learning_rate=0.1, momentum=0.9, l2=0.0005),
-    sharpness_aware=Component("SharpnessAware", rho=0.05, eta=0.01),
+    sharpness_aware=Component("SharpnessAware", rho=0.05),
     schedule=Component("WarmupCosine"),
     epochs=200,
     select_on="validation",

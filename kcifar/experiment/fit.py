@@ -56,6 +56,7 @@ def train(planned, run, resume=False, progress_every=None):
     batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
     schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
     figures.save(schedule, run.figure("learning_rate"))
+    figures.save(figures.classes(planned.dataset.train, planned.dataset.class_names), run.figure("classes"))
     if batches.epoch >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:

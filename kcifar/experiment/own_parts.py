@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -51,6 +52,7 @@ def import_module(name, what="--import"):
     """The module of this name, whose layers Keras then finds in saved models. Raises InputError where there is none."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
     try:
+        _expect_outside_of_runs(importlib.util.find_spec(name.partition(".")[0]), what)
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
@@ -59,14 +61,20 @@ def import_module(name, what="--import"):
                 "or installed"
             ) from None
         raise InputError(f"{what}: the module '{name}' does not import ({where(error)}): {one_line(error)}") from None
+    except InputError:
+        raise
     except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{what}: the module '{name}' does not import ({where(error)}): {text}") from None
-    for path in _files([module]).values():
-        if any((folder / "recipe.json").exists() for folder in path.parents[:3]):
-            raise InputError(f"{what}: '{path}' is in a run folder, and what is there is never imported: copy it out")
     _register_layers(module)
     return module
+
+
+def _expect_outside_of_runs(spec, what):
+    """Raises InputError where a module that is not imported yet would come from a run folder."""
+    path = Path(spec.origin) if spec and spec.has_location else None
+    if path and any((folder / "recipe.json").exists() for folder in path.parents[:3]):
+        raise InputError(f"{what}: '{path}' is in a run folder, and what is there is never imported: copy it out")
 
 
 def where(error):

@@ -71,10 +71,6 @@ class Recipe:
         _expect((self.mean is None) == (self.std is None), "std", self.std, "both mean and std, or None for both")
         for name, choices in _CHOICES.items():
             _expect(getattr(self, name) in choices, name, getattr(self, name), " or ".join(map(repr, choices)))
-        if self.select_on == "validation" and self.validation == 0:
-            raise InputError(
-                "select_on is 'validation' but validation is 0: hold images out (validation=0.1) or select on 'last'"
-            )
 
     def override(self, overrides):
         """A new recipe with `overrides` (strings `key=value`) applied, each typed by the field it changes.

@@ -39,7 +39,7 @@ def add_import_option(parser):
         metavar="MODULE",
         action="append",
         default=[],
-        help="import MODULE (a name, or a file.py) first: code that you trust, where a saved model has layers of its own",
+        help="import MODULE (a name, or FILE.py) first: code that you trust, where a saved model has layers of its own",
     )
 
 

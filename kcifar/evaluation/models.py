@@ -129,7 +129,6 @@ def open_model(path):
         unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", str(error))
         if unknown:
             raise InputError(
-                f"'{path}' has a {unknown[1]} that is not Keras's; if you trust its code, give --import with the module "
-                "that has it"
+                f"'{path}' has a {unknown[1]} that is not Keras's; if you trust its code, give --import with its module"
             ) from None
         raise InputError(f"'{path}' cannot be opened as a Keras model: {one_line(error)}") from None

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from kcifar import augment, callbacks, models
-from kcifar.errors import InputError, nearest, one_line
+from kcifar.errors import SYNONYMS, InputError, nearest, one_line
 from kcifar.experiment import own_parts
 from kcifar.recipe import Component
 from kcifar.training import optimizers, schedules
@@ -215,8 +215,10 @@ def _make(kind, component, importing=True, **derived):
     if not component.is_own:
         try:
             return maker(**arguments, **derived)
-        except TypeError as error:
-            raise InputError(f"{kind} is {component}: {error}") from None
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{kind} is {component}: {one_line(error)}") from None
     try:
         return maker(**arguments, **derived)
     except Exception as error:  # whatever a part that is not kcifar's raises
@@ -247,7 +249,7 @@ def _expect_arguments(kind, component, parameters, derived):
     names = [name for name, p in parameters.items() if p.kind not in several and name not in derived]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for argument in component.arguments:
-        if argument not in names and not takes_any:
+        if argument not in names and (not takes_any or SYNONYMS.get(argument) in names):
             hint = nearest(argument, names) if names else "it takes none"
             raise InputError(f"{component.name} has no argument '{argument}'; {hint}")
     for name in names:

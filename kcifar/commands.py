@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import sys
+from pathlib import Path
 
 from kcifar.errors import InputError
 from kcifar.output import drop_output
@@ -22,6 +24,26 @@ def use_huge_pages():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | HUGE_PAGES)
 
 
+def start(main):
+    """Runs a command's `main` as a program does: Ctrl-C and what batch systems send end it alike. Its exit code."""
+    use_huge_pages()
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell has its background jobs ignore it
+        signal.signal(number, signal.default_int_handler)
+    return main()
+
+
+def add_import_option(parser):
+    """Adds `--import MODULE` to a command that opens saved models."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import MODULE (a name, or FILE.py) first: code that you trust, where a saved model has layers of its own",
+    )
+
+
 def run_command(parser, work, arguments=None):
     """Parses the arguments and calls `work(options)`.
 
@@ -33,6 +55,7 @@ def run_command(parser, work, arguments=None):
         _check_backend()
         if getattr(options, "device", None):
             _use_device(options.device)
+        _import(getattr(options, "modules", ()))
         work(options)
         return 0
     except InputError as error:
@@ -85,6 +108,16 @@ def _check_backend():
         raise InputError(
             f"the variable KERAS_BACKEND is '{backend}'; expected torch or jax: unset it or set one of them"
         )
+
+
+def _import(modules):
+    if modules:
+        from kcifar.experiment.own_parts import import_module
+        from kcifar.recipe import put_on_import_path
+    for module in modules:
+        if module.endswith(".py"):
+            put_on_import_path(Path(module).parent)
+        import_module(Path(module).stem if module.endswith(".py") else module)
 
 
 def _complain(parser, error):

@@ -9,12 +9,21 @@ class InputError(ValueError):
     """
 
 
-def nearest(name, known):
-    """What to add to a message about an unknown name: the nearest known one if there is one, else all of them."""
+SYNONYMS = {"lr": "learning_rate", "weight_decay": "l2", "wd": "l2"}
+"""What others call what kcifar, after Keras, calls otherwise."""
+
+
+def nearest(name, known, cutoff=0.6):
+    """What to add to a message about an unknown name: the nearest known one if there is one, else all of them.
+
+    Args:
+        cutoff: how alike they have to be, from 0 to 1.
+    """
     import difflib
 
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    alike = [SYNONYMS[name]] if SYNONYMS.get(name) in known else known
+    close = difflib.get_close_matches(name, alike, n=1, cutoff=0.0 if alike is not known else cutoff)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 

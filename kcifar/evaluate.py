@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import add_device_option, know_ensembles, run_command
+from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -65,6 +65,7 @@ def _parser():
     sharpness.add_argument("--rho", metavar="RHO", type=float, help=f"radius (default: {_RHO})")
     sharpness.add_argument("--images", metavar="N", type=int, help=f"the first N training images (default: {_IMAGES})")
     add_device_option(parser)
+    add_import_option(parser)
     return parser
 
 
@@ -96,7 +97,7 @@ def _print_sharpness(run, dataset, rho, images):
     from kcifar.experiment import components
 
     recipe = run.recipe
-    loss = components.loss(recipe.loss)
+    loss = components.loss(recipe.loss, importing=False)
     model = load_model(run.best, float32=True)
     found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)
     print(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
@@ -109,4 +110,4 @@ def _print_sharpness(run, dataset, rho, images):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from kcifar.commands import add_device_option, run_command
+from kcifar.commands import add_device_option, add_import_option, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -53,6 +53,7 @@ def _parser():
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document: a list with an item per image")
     add_device_option(parser)
+    add_import_option(parser)
     return parser
 
 
@@ -121,4 +122,4 @@ def _printable(text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

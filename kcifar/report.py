@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import add_device_option, know_ensembles, run_command
+from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
 
 _EXAMPLES = """\
 examples:
@@ -38,6 +38,7 @@ def _parser():
     )
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the runs)")
     add_device_option(parser)
+    add_import_option(parser)
     return parser
 
 
@@ -55,4 +56,4 @@ def _report(options):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

@@ -1,11 +1,9 @@
 """Train a CIFAR-10 classifier from a recipe."""
 
 import argparse
-import signal
 import sys
-from pathlib import Path
 
-from kcifar.commands import add_device_option, run_command, use_huge_pages
+from kcifar.commands import add_device_option, run_command, start
 from kcifar.errors import InputError
 from kcifar.output import say
 
@@ -19,6 +17,8 @@ examples:
   python -m kcifar.train recipes/transfer_resnet18.py pretrained=weights/resnet18.safetensors
   python -m kcifar.train recipes/mixup.py seed=0..4     # five runs, in turn; again: what is left of them
   python -m kcifar.train --resume runs/mixup-seed42
+  python -m kcifar.train --list models
+  python -m kcifar.train recipes/elu_cnn.py model='nets:small(width=64)' optimizer='keras.optimizers:AdamW()'
   KERAS_BACKEND=jax python -m kcifar.train recipes/mixup.py
 """
 
@@ -35,7 +35,12 @@ def _parser():
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe's file; with --resume the run's own")
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        metavar="RECIPE",
+        help="a recipe's file, or one of kcifar's own, as recipes/mixup.py; with --resume the run's",
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a field of the recipe")
     parser.add_argument(
         "--data", metavar="SOURCE", help="auto, demo, or a path: CIFAR-10 folder or archive, images, .npz, TFDS folder"
@@ -58,7 +63,12 @@ def _parser():
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would be done, and train nothing; with --out draw RUN/transforms.png",
+        help="say what would be done, and train nothing; with --out draw RUN/classes.png and RUN/transforms.png",
+    )
+    parser.add_argument(
+        "--list",
+        choices=("recipes", "models", "transforms", "losses", "optimizers", "schedules", "callbacks"),
+        help="what there is to name in a recipe, with arguments and defaults",
     )
     add_device_option(parser)
     return parser
@@ -71,6 +81,11 @@ def _batches(text):
 
 
 def _train(options):
+    if options.list:
+        from kcifar.experiment.listing import listing
+
+        print(listing(options.list))
+        return
     if options.recipe and "=" in options.recipe:
         options.overrides.insert(0, options.recipe)
         options.recipe = None
@@ -82,27 +97,58 @@ def _train(options):
         return
     if seeds:
         options.overrides.append(f"seed={seeds[0]}")
-    recipe, source, run = _resumed(options) if options.resume else _new(options)
+    if options.resume:
+        _resume(options)
+        return
+    recipe, path = _load(options)
 
-    from kcifar import experiment
+    from kcifar.experiment import own_parts
     from kcifar.runs import folder
 
-    # The layers that a run never trains are in its best model; what it trains, in last/.
-    start = run.best if run and recipe.pretrained and run.best.exists() else None
-    planned = experiment.plan(recipe, start)
-    for name, text in planned.describe():
-        print(f"{name:<15}{text}")
-    if seeds:
-        print(f"{'seeds':<15}{seeds[0]} to {seeds[-1]}, one after another")
+    planned = _plan(
+        recipe, [("recipe", str(path))], [("seeds", f"{seeds[0]} to {seeds[-1]}, in turn")] if seeds else []
+    )
     if options.dry_run:
         if options.out:
-            _draw_transforms(planned, folder.make(options.out).figure("transforms"))
+            _draw(planned, folder.make(options.out))
         return
-    if run:
+    out = options.out or folder.free_path("runs", f"{path.stem}-seed{recipe.seed}")
+    run = folder.create(out, recipe, path.read_bytes(), planned.dataset)
+    own_parts.record(run, recipe, path)
+    _fit(planned, run, options)
+
+
+def _resume(options):
+    from kcifar.runs import folder
+
+    run = folder.find(options.resume)
+    run.expect_recipe(_load(options)[0] if options.recipe else run.recipe.override(_overrides(options)))
+    recipe = run.recipe
+
+    from kcifar.experiment import own_parts
+
+    own_parts.go_on(run)
+    # The layers that a run never trains are in its best model; what it trains, in last/.
+    planned = _plan(recipe, start=run.best if recipe.pretrained and run.best.exists() else None)
+    own_parts.expect_unchanged(run, recipe)
+    if not options.dry_run:
         folder.record_resume(run, planned.dataset)
-    else:
-        out = options.out or folder.free_path("runs", f"{Path(options.recipe).stem}-seed{recipe.seed}")
-        run = folder.create(out, recipe, source, planned.dataset)
+        _fit(planned, run, options)
+
+
+def _plan(recipe, before=(), behind=(), start=None):
+    """The plan of a recipe, printed, with other rows before and behind it."""
+    from kcifar import experiment
+
+    planned = experiment.plan(recipe, start)
+    for name, text in [*before, *planned.describe(), *behind]:
+        print(f"{name:<15}{text}")
+    return planned
+
+
+def _fit(planned, run, options):
+    from kcifar import experiment
+
     say(f"{'run':<15}{run.path}\n")
     try:
         metrics = experiment.train(planned, run, bool(options.resume), options.progress)
@@ -112,11 +158,13 @@ def _train(options):
     say(f"\n{_result(metrics)}\n{run.path}/: report.html, metrics.json, best.keras")
 
 
-def _draw_transforms(planned, picture):
-    from kcifar.experiment.preview import draw_transforms
+def _draw(planned, run):
+    """Draws what can be looked at before training."""
+    from kcifar.experiment.preview import draw_classes, draw_transforms
 
-    draw_transforms(planned, picture)
-    print(f"{'picture':<15}{picture}")
+    for draw, name in ((draw_classes, "classes"), (draw_transforms, "transforms")):
+        draw(planned, run.figure(name))
+        print(f"{'picture':<15}{run.figure(name)}")
 
 
 def _take_seeds(options):
@@ -140,22 +188,12 @@ def _expect_recipe(options):
     return options.recipe
 
 
-def _new(options):
+def _load(options):
+    """The recipe with its overrides, and the path of its file."""
     from kcifar import recipe
 
-    loaded = recipe.load(_expect_recipe(options)).override(_overrides(options))
-    return loaded, Path(options.recipe).read_text(encoding="utf-8"), None
-
-
-def _resumed(options):
-    from kcifar.runs import folder
-
-    run = folder.find(options.resume)
-    if options.recipe:
-        run.expect_recipe(_new(options)[0])
-    else:
-        run.expect_recipe(run.recipe.override(_overrides(options)))
-    return run.recipe, None, run
+    path = recipe.find(_expect_recipe(options))
+    return recipe.load(path).override(_overrides(options)), path
 
 
 def _overrides(options):
@@ -176,6 +214,4 @@ def _result(metrics):
 
 
 if __name__ == "__main__":
-    use_huge_pages()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what batch systems send ends like Ctrl-C
-    sys.exit(main())
+    sys.exit(start(main))

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from kcifar.commands import add_device_option, know_ensembles, run_command
+from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -62,6 +62,7 @@ def _parser():
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     add_device_option(parser)
+    add_import_option(parser)
     return parser
 
 
@@ -89,4 +90,4 @@ def _vote(options):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start(main))

@@ -4,8 +4,8 @@ Source: Kwon et al. 2021, "ASAM: Adaptive Sharpness-Aware Minimization" (arXiv 2
 original pixels, in 400 epochs. Batch, learning rate, L2, schedule, smoothing and augmentation are those of its
 program, SamsungLabs/ASAM. A tenth of the training images is held out here, and chooses the epoch.
 Command: python -m kcifar.train recipes/sgd_resnet20.py
-Measured: 85.51 % (validation 86.14 %, train 91.67 %) after epochs=22, JPEG copy, seed 0, n = 1; torch 2.11 on an
-H200 (convolutions in TF32), 128 s of training beside two others.
+Measured: 85.51 % (validation 86.14 %, train 91.67 %) after epochs=22, JPEG copy, seed 0, n = 1; torch 2.11 on an H200
+(convolutions in TF32), 128 s of training beside two others.
 """
 
 from kcifar.recipe import Component, Recipe
@@ -13,15 +13,9 @@ from kcifar.recipe import Component, Recipe
 recipe = Recipe(
     data="auto",
     validation=0.1,
-    validation_seed=0,
     model=Component("resnet20"),
-    pretrained=None,
-    freeze=(),
-    unfreeze_epoch=None,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
-    resize=None,
-    center_crop=None,
     transforms=(
         Component("RandomCrop", size=32, padding=4),
         Component("RandomFlip"),
@@ -29,18 +23,10 @@ recipe = Recipe(
     batch_size=128,
     drop_last=True,
     loss=Component("CategoricalCrossentropy", label_smoothing=0.1),
-    optimizer=Component(
-        "SGD", learning_rate=0.1, momentum=0.9, nesterov=False, l2=5e-4, l2_kernels_only=False, global_clipnorm=None
-    ),
-    sharpness_aware=None,
-    schedule=Component("WarmupCosine", warmup_epochs=0.0, final=0.0),
-    weight_ema=None,
+    optimizer=Component("SGD", learning_rate=0.1, momentum=0.9, l2=0.0005),
+    schedule=Component("WarmupCosine"),
     epochs=200,
-    early_stopping=None,
     select_on="validation",
-    select_from_epoch=1,
-    precision="float32",
     deterministic=True,
-    tensorboard=False,
     seed=0,
 )

@@ -23,10 +23,11 @@ LAYERS = [
     ["experiment", "voting"],
     ["commands"],
     ["train", "evaluate", "vote", "sweep", "predict", "report"],
+    ["__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms of these levels may not see each other.
-APART = [set(LAYERS[2]), set(LAYERS[4]), set(LAYERS[5]), set(LAYERS[-1])]
+APART = [set(LAYERS[2]), set(LAYERS[4]), set(LAYERS[5]), set(LAYERS[-2])]
 
 
 def imports(path):

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from kcifar import InputError
-from kcifar.recipe import Component, Recipe, load
+from kcifar.recipe import Component, Recipe, find, load, packaged
 
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "recipes").glob("*.py"))
+VERSIONS = ROOT / "tests" / "versions"
 FIELDS = [
     "data",
     "validation",
@@ -27,6 +28,7 @@ FIELDS = [
     "std",
     "resize",
     "center_crop",
+    "fixed_transforms",
     "transforms",
     "batch_size",
     "drop_last",
@@ -37,7 +39,9 @@ FIELDS = [
     "weight_ema",
     "epochs",
     "early_stopping",
+    "callbacks",
     "select_on",
+    "select_by",
     "select_from_epoch",
     "precision",
     "deterministic",
@@ -197,6 +201,57 @@ def test_an_int_becomes_a_float_where_one_is_expected(recipe):
     assert type(recipe.override(["mean=(1, 2, 3)"]).mean[0]) is float
 
 
+def test_an_argument_that_the_recipe_leaves_at_its_default_is_taken_as_it_is_written(recipe):
+    """Whether the component has it is told when it is made."""
+    adam = {"learning_rate": 2e-3, "l2": 1e-3}
+    expected = {"optimizer": Component("Adam", **adam, global_clipnorm=1)}
+    assert changed(recipe, "optimizer.global_clipnorm=1") == expected
+    assert changed(recipe, "model.initial=pytorch") == {"model": Component("elu_cnn", dropout=0.5, initial="pytorch")}
+    assert changed(recipe, "model.initial=none") == {"model": Component("elu_cnn", dropout=0.5, initial=None)}
+
+
+# Parts of anybody's
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("model=nets:small(width=64)", "model", Component("nets:small", width=64)),
+        ("model=nets:small", "model", Component("nets:small")),
+        ("model=my.nets:Small(kind=wide)", "model", Component("my.nets:Small", kind="wide")),
+        ("optimizer=keras.optimizers:AdamW()", "optimizer", Component("keras.optimizers:AdamW")),
+        (
+            "transforms=[RandomFlip(), a.b:Blur(name='c:d', also=(e:F(g=1),))]",
+            "transforms",
+            (Component("RandomFlip"), Component("a.b:Blur", name="c:d", also=(Component("e:F", g=1),))),
+        ),
+        ("callbacks=[a:B(), a:C(x=True)]", "callbacks", (Component("a:B"), Component("a:C", x=True))),
+    ],
+)
+def test_anybodys_parts_are_named_by_their_module(recipe, override, field, value):
+    assert changed(recipe, override) == {field: value}
+    again = recipe.override([override])
+    assert Recipe.from_json(again.to_json()) == again
+    assert again.override([f"{field}={value}"]) == again
+
+
+def test_arguments_of_anybodys_parts_are_changed_by_key(recipe):
+    overrides = ["transforms=[a.b:Blur(radius=1.0)]", "transforms.a.b:Blur.radius=2", "model=nets:small()"]
+    new = recipe.override([*overrides, "model.width=3"])
+    assert new.transforms == (Component("a.b:Blur", radius=2.0),)
+    assert new.model == Component("nets:small", width=3)
+
+
+@pytest.mark.parametrize("name", ["nets:", ":small", "nets:small()", "my nets:small", "a:b:c", "a/b:c"])
+def test_a_name_with_a_colon_is_a_module_and_a_name(name):
+    assert_refused(lambda: Component(name), name, "package.module:Name")
+
+
+def test_components_within_components_are_found(recipe):
+    new = recipe.override(["transforms=[a:B(inner=(c:D(),))]"])
+    assert [c.name for c in new.components() if c.is_own] == ["a:B", "c:D"]
+
+
 def test_later_overrides_win_and_see_earlier_ones(recipe):
     assert changed(recipe, "epochs=3", "epochs=4") == {"epochs": 4}
     new = recipe.override(["optimizer=SGD(learning_rate=0.1)", "optimizer.learning_rate=0.2"])
@@ -271,9 +326,13 @@ def test_a_component_written_by_str_is_read_back(recipe):
     ("override", "nearest"),
     [
         ("epoch=3", "epochs"),
-        ("optimizer.learning_rat=1", "optimizer.learning_rate"),
+        ("optimizer.learning_rate.x=1", "optimizer.learning_rate"),
+        ("learning_rate=1", "optimizer.learning_rate"),
+        ("lr=1", "optimizer.learning_rate"),
+        ("weight_decay=1", "optimizer.l2"),
+        ("alpha=1", "transforms.MixUp.alpha"),
+        ("transforms.Mixup.alpha=1", "transforms.MixUp.alpha"),
         ("optimiser.l2=1", "optimizer.l2"),
-        ("transforms.MixUp.alhpa=1", "transforms.MixUp.alpha"),
         ("batchsize=4", "batch_size"),
         ("Epochs=4", "epochs"),
     ],
@@ -320,6 +379,13 @@ def test_an_unknown_key_is_refused_with_the_nearest(recipe, override, nearest):
         "optimizer=SGD(learning_rate=__import__('os').getpid())",
         "optimizer=__import__('os')",
         "optimizer=os.system(x=1)",
+        "optimizer=nets:(x=1)",
+        "optimizer=nets:one:two(x=1)",
+        "optimizer=:one()",
+        pytest.param("optimizer=" + 5000 * "(", id="deep"),
+        pytest.param("optimizer=" + 5000 * "-" + "1", id="many-signs"),
+        "select_by=f1",
+        "callbacks=3",
         "resize=0",
         "resize=2.5",
         "center_crop=-1",
@@ -433,10 +499,6 @@ def test_a_field_of_another_type_or_range_is_refused(changes):
     assert_refused(lambda: Recipe(**arguments(**changes)), name)
 
 
-def test_validation_is_not_chosen_on_where_nothing_is_held_out():
-    assert_refused(lambda: Recipe(**arguments(validation=0.0, select_on="validation")), "validation")
-
-
 def test_a_recipe_does_not_change(recipe):
     with pytest.raises(AttributeError):
         recipe.epochs = 3
@@ -461,10 +523,25 @@ def written_fields(path):
     raise AssertionError(f"{path} assigns no recipe")
 
 
-def test_shipped_recipes_list_the_same_fields_in_the_same_order():
-    assert {"mixup.py", "elu_cnn.py", "tutorial_net.py", "demo.py"} <= {path.name for path in SHIPPED}
-    for path in SHIPPED:
-        assert written_fields(path) == FIELDS
+NEEDED = {"data", "model", "batch_size", "loss", "optimizer", "epochs", "seed"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_recipe_names_what_it_uses_in_the_order_of_the_fields(path):
+    written = written_fields(path)
+    assert written == [name for name in FIELDS if name in written]
+    assert set(written) >= NEEDED
+    off = Recipe(**{name: value for name, value in arguments().items() if name in NEEDED})
+    recipe = load(path)
+    unused = [name for name in written if name not in NEEDED and getattr(recipe, name) == getattr(off, name)]
+    assert set(unused) <= {"select_on"}
+
+
+def test_a_field_that_is_not_named_is_off():
+    off = Recipe(**{name: value for name, value in arguments().items() if name in NEEDED})
+    assert (off.validation, off.select_on, off.precision, off.select_by) == (0.0, "last", "float32", "accuracy")
+    others = [name for name in FIELDS if name not in NEEDED | {"select_on", "precision", "select_by"}]
+    assert {getattr(off, name) in (None, False, 0, 1, ()) for name in others} == {True}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -483,24 +560,58 @@ def test_mixup_is_report_b():
     assert (recipe.batch_size, recipe.drop_last, recipe.epochs, recipe.seed) == (32, True, 200, 42)
     assert (recipe.mean, recipe.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     assert recipe.model == Component("elu_cnn", dropout=0.5)
-    adam = {"learning_rate": 2e-3, "l2": 1e-3, "l2_kernels_only": False, "global_clipnorm": None}
-    assert recipe.optimizer == Component("Adam", **adam)
+    assert recipe.optimizer == Component("Adam", learning_rate=2e-3, l2=1e-3)
     assert (recipe.sharpness_aware, recipe.weight_ema) == (None, None)
     assert recipe.transforms == (
         Component("RandomCrop", size=32, padding=4),
         Component("RandomFlip"),
-        Component("MixUp", alpha=0.4, probability=1.0),
+        Component("MixUp", alpha=0.4),
     )
     cycle = recipe.schedule.arguments
     assert (recipe.schedule.name, cycle["mode"]) == ("CyclicLR", "triangular2")
     assert (cycle["base"], cycle["maximum"], cycle["step_size_up"]) == (1e-3, 4e-3, 10)
-    assert (recipe.select_on, recipe.select_from_epoch) == ("test", 10)
+    assert (recipe.select_on, recipe.select_from_epoch) == ("test", 11)
 
 
-def test_elu_cnn_is_mixup_without_mixup():
-    mixup, plain = load(ROOT / "recipes/mixup.py"), load(ROOT / "recipes/elu_cnn.py")
-    assert [name for name in FIELDS if getattr(mixup, name) != getattr(plain, name)] == ["transforms"]
-    assert plain.transforms == mixup.transforms[:2]
+def different(one, other):
+    one, other = load(ROOT / "recipes" / one), load(ROOT / "recipes" / other)
+    return {name: getattr(other, name) for name in FIELDS if getattr(one, name) != getattr(other, name)}
+
+
+def test_elu_cnn_is_mixup_without_mixup_l2_and_cycle():
+    assert different("mixup.py", "elu_cnn.py") == {
+        "transforms": load(ROOT / "recipes/mixup.py").transforms[:2],
+        "optimizer": Component("Adam", learning_rate=2e-3),
+        "schedule": None,
+    }
+
+
+def test_mixup_as_run_has_a_constant_rate_and_transforms_drawn_once():
+    mixup = load(ROOT / "recipes/mixup.py")
+    assert different("mixup.py", "mixup_as_run.py") == {
+        "fixed_transforms": mixup.transforms[:2],
+        "transforms": mixup.transforms[2:],
+        "optimizer": Component("Adam", learning_rate=1e-3, l2=1e-3),
+        "schedule": None,
+    }
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet152"])
+def test_report_cs_larger_networks_see_images_of_32_with_two_hidden_layers(name):
+    recipe = load(ROOT / f"recipes/transfer_{name}.py")
+    assert recipe.model == Component(name, hidden=(4096, 1024), dropout=(0.5, 0.4))
+    assert (recipe.resize, recipe.freeze) == (None, ("stem", "layer1", "layer2"))
+    assert recipe.schedule.arguments == {"boundary_epochs": (80, 130), "factors": (1, 0.5, 0.1)}
+
+
+def test_report_cs_densenet_is_trained_whole_and_its_resnet18_at_224():
+    assert [getattr(load(ROOT / "recipes/transfer_densenet169.py"), n) for n in ("resize", "freeze")] == [None, ()]
+    assert load(ROOT / "recipes/transfer_resnet18.py").resize == 224
+
+
+def test_report_as_vgg_starts_from_pytorchs_defaults():
+    assert load(ROOT / "recipes/vgg16.py").model.arguments["initial"] == "pytorch"
+    assert list(different("vgg16.py", "vgg16_bn.py")) == ["model"]
 
 
 def test_tutorial_net_is_report_as_baseline():
@@ -517,22 +628,24 @@ def test_the_resnet20_recipes_differ_in_the_optimizer_alone():
     for other in (sam, asam):
         assert [name for name in FIELDS if getattr(sgd, name) != getattr(other, name)] == ["sharpness_aware"]
     assert sgd.sharpness_aware is None
-    assert sam.sharpness_aware == Component("SharpnessAware", rho=0.05, adaptive=False, eta=0.01)
+    assert sam.sharpness_aware == Component("SharpnessAware", rho=0.05)
     assert asam.sharpness_aware == Component("SharpnessAware", rho=0.5, adaptive=True, eta=0.01)
 
 
 def test_the_files_of_the_resnet20_recipes_differ_in_one_line_and_what_is_said_of_it():
-    bodies = [
+    sgd, sam, asam = (
         (ROOT / f"recipes/{name}_resnet20.py").read_text().split('"""')[2].splitlines()
         for name in ("sgd", "sam", "asam")
-    ]
-    different = [lines for lines in zip(*bodies, strict=True) if len({*lines}) > 1]
-    assert [{line.split("=")[0].strip() for line in lines} for lines in different] == [{"sharpness_aware"}]
+    )
+    for other in (sam, asam):
+        assert [line.split("=")[0].strip() for line in other if line not in sgd] == ["sharpness_aware"]
+        assert not [line for line in sgd if line not in other]
 
 
 def test_asam_resnet18_is_report_es_single_model():
     recipe = load(ROOT / "recipes/asam_resnet18.py")
-    assert recipe.model == Component("resnet18", stem="cifar")
+    assert (recipe.model, recipe.resize) == (Component("resnet18"), 224)
+    assert recipe.pretrained == "torchvision/resnet18"
     assert (recipe.batch_size, recipe.optimizer.arguments["learning_rate"]) == (16, 1e-4)
     assert (recipe.loss.name, recipe.schedule.name, recipe.weight_ema.name) == (
         "AsymmetricLoss",
@@ -599,6 +712,49 @@ def test_a_path_may_be_a_string():
     assert load(str(SHIPPED[0])) == load(SHIPPED[0])
 
 
+def test_kcifars_own_recipes_are_found_from_anywhere_behind_those_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("recipes/mixup.py") == ROOT / "recipes" / "mixup.py"
+    assert load("recipes/mixup.py") == load(ROOT / "recipes/mixup.py")
+    assert list(packaged()) == [f"recipes/{path.name}" for path in SHIPPED]
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mixup.py").write_text(MIXUP.replace("epochs=200", "epochs=7"))
+    assert load("recipes/mixup.py").epochs == 7
+    assert "'recipes/elu_cnn.py'" in assert_refused(lambda: load("recipes/elucnn.py"))
+    assert "'recipes/mixup.py'" in assert_refused(lambda: load("mixup.py"))
+
+
+def test_a_recipes_folder_is_on_the_import_path_but_that_of_a_run_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for folder in ("mine", "run"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "recipe.py").write_text(MIXUP)
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    for folder in ("mine", "run", "mine"):
+        load(tmp_path / folder / "recipe.py")
+    assert sys.path.count(str(tmp_path / "mine")) == 1
+    assert str(tmp_path / "run") not in sys.path
+
+
+# Versions
+
+
+@pytest.mark.parametrize("folder", sorted(VERSIONS.iterdir()), ids=lambda path: path.name)
+def test_recipes_and_runs_of_earlier_versions_mean_the_same(folder):
+    """Of each version the recipe of a file, and the recipe.json that its run had."""
+    recipe = load(folder / "mixup.py")
+    assert Recipe.from_json((folder / "recipe.json").read_text()) == recipe
+    assert (recipe.model, recipe.batch_size, recipe.seed) == (Component("elu_cnn", dropout=0.5), 32, 42)
+    assert recipe.schedule.name == "CyclicLR"
+    assert [t.name for t in recipe.transforms] == ["RandomCrop", "RandomFlip", "MixUp"]
+    assert (recipe.select_by, recipe.fixed_transforms, recipe.callbacks) == ("accuracy", (), ())
+
+
+def test_recipe_json_of_a_newer_version_is_refused():
+    text = edited(lambda fields: fields.update(flux_capacitor=3))
+    assert_refused(lambda: Recipe.from_json(text), "flux_capacitor", "newer version")
+
+
 def test_kcifar_recipe_needs_the_standard_library_alone():
     program = """
 import sys
@@ -608,4 +764,6 @@ print(*sorted({name.split(".")[0] for name in set(sys.modules) - before} - set(s
 print(*sorted(name for name in sys.modules if name.startswith("kcifar.")))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["kcifar", "kcifar.errors kcifar.recipe"]
+    packages, modules = done.stdout.splitlines()
+    assert packages == "kcifar"
+    assert all(name == "kcifar.errors" or name.startswith("kcifar.recipe") for name in modules.split())

@@ -8,6 +8,7 @@ your own needs no more than these two; `mixes = True` says of one that it mixes 
 `apply` leaves the device, and cannot be compiled.
 """
 
+from kcifar.augment.adapters import Albumentations, KerasLayer, adapted
 from kcifar.augment.affine import RandomAffine, RandomRotation
 from kcifar.augment.color import ColorJitter
 from kcifar.augment.crop import RandomCrop
@@ -20,11 +21,14 @@ from kcifar.augment.policies import RandAugment, TrivialAugment
 from kcifar.augment.resize import CenterCrop, Resize
 
 __all__ = [
+    "TRANSFORMS",
+    "Albumentations",
     "CenterCrop",
     "ColorJitter",
     "CutMix",
     "Cutout",
     "KerasCV",
+    "KerasLayer",
     "MixUp",
     "MixUpOrCutMix",
     "RandAugment",
@@ -35,4 +39,8 @@ __all__ = [
     "RandomRotation",
     "Resize",
     "TrivialAugment",
+    "adapted",
 ]
+
+TRANSFORMS = [name for name in __all__ if name not in ("TRANSFORMS", "Albumentations", "KerasLayer", "adapted")]
+"""Those that a recipe names without a module."""

@@ -116,14 +116,15 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, step):
         self._served += 1
         if self._thread is None:
-            return self._batch(self.epoch, step)
+            return self.at(self.epoch, step)
         (place, prepared), self._ahead = self._ahead, (None, None)
-        batch = prepared.result() if place == (self.epoch, step) else self._batch(self.epoch, step)
+        batch = prepared.result() if place == (self.epoch, step) else self.at(self.epoch, step)
         if step + 1 < len(self):
-            self._ahead = (self.epoch, step + 1), self._thread.submit(self._batch, self.epoch, step + 1)
+            self._ahead = (self.epoch, step + 1), self._thread.submit(self.at, self.epoch, step + 1)
         return batch
 
-    def _batch(self, epoch, step):
+    def at(self, epoch, step):
+        """The batch (images, labels) of an epoch and a step, both counted from 0, whatever was served before."""
         chosen = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         images = ops.convert_to_tensor(self.split.images[chosen])
         labels = ops.convert_to_tensor(self._one_hot[self.split.labels[chosen]])

@@ -1,6 +1,7 @@
 """Classifiers opened and run: what they take, what they give, how good they are on a split."""
 
 import math
+import re
 import zipfile
 from pathlib import Path
 
@@ -125,4 +126,9 @@ def open_model(path):
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise
+        unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", str(error))
+        if unknown:
+            raise InputError(
+                f"'{path}' has a {unknown[1]} that is not Keras's; if you trust its code, give --import with its module"
+            ) from None
         raise InputError(f"'{path}' cannot be opened as a Keras model: {one_line(error)}") from None

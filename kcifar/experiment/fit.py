@@ -11,6 +11,7 @@ from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.reporting import write_report
+from kcifar.experiment.planning import has_state
 from kcifar.output import say
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
@@ -33,7 +34,8 @@ def train(planned, run, resume=False, progress_every=None):
     images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
     log = RunLog(run.log, planned.learning_rate_at)
     tensorboard = TensorBoard(run.path / "tensorboard") if recipe.tensorboard else None
-    stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping) if part]
+    own = [callback for callback in planned.callbacks if has_state(callback)]
+    stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping, *own) if part]
     checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful, planned.whole)
     progress = ProgressBar(planned.learning_rate_at, images, recipe.batch_size, progress_every)
     evaluation = Evaluate(**planned.evaluated_splits())
@@ -41,6 +43,7 @@ def train(planned, run, resume=False, progress_every=None):
         planned.unfreeze,
         planned.weight_ema,
         evaluation,
+        *planned.callbacks,
         log,
         tensorboard,
         planned.early_stopping,
@@ -53,6 +56,7 @@ def train(planned, run, resume=False, progress_every=None):
     done = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
     schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
     figures.save(schedule, run.figure("learning_rate"))
+    figures.save(figures.classes(planned.dataset.train, planned.dataset.class_names), run.figure("classes"))
     if done >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:
@@ -88,7 +92,7 @@ def _finish(planned, run, log, checkpoint, images):
         "test_loss": result.loss,
         "best_epoch": checkpoint.best_epoch,
         "selected_on": selected_on,
-        "selected_accuracy": checkpoint.best,
+        f"selected_{planned.recipe.select_by}": checkpoint.best,
         "epochs": len(log.rows),
         "parameters": planned.whole.count_params(),
         "trained_parameters": planned.trained_parameters,

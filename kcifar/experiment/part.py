@@ -95,10 +95,8 @@ def trained_part(whole, dataset, batches, unfreezes):
     trunk = _frozen_trunk(whole, entry) if always_alike else None
     if trunk is None or _bytes(trunk.output, splits) > _MOST_FEATURE_BYTES:
         return Part(_between(whole, entry, whole.output), splits, evaluation)
-    features = {
-        name: Features(trunk, split, batches.transforms if name == "train" else evaluation)
-        for name, split in splits.items()
-    }
+    features = {name: Features(trunk, split, evaluation) for name, split in splits.items()}
+    features["train"] = Features(trunk, batches.split, batches.transforms)
     return Part(_between(whole, _head_input(whole), whole.output), features)
 
 
@@ -135,7 +133,8 @@ def _between(whole, first, last):
 
 def _frozen_trunk(whole, entry):
     """All before the head, where the head alone is trained; None where more is, or where chance acts before it."""
-    if [layer for layer in weighted_layers(whole) if layer.trainable] != head_layers(whole):
+    head = head_layers(whole)
+    if [layer for layer in weighted_layers(whole) if layer.trainable] != head or head[0] not in whole.layers:
         return None
     trunk = _between(whole, entry, _head_input(whole))
     return None if any(hasattr(layer, "seed_generator") for layer in trunk.layers) else trunk

@@ -9,7 +9,10 @@ from keras import ops
 from kcifar import backend, callbacks, data, models
 from kcifar.callbacks.tensorboard import expect_tensorboardx
 from kcifar.data import Batches
+from kcifar.data.fixed import Fixed
+from kcifar.errors import InputError
 from kcifar.evaluation.models import evaluation_batches
+from kcifar.evaluation.scores import are_probabilities
 from kcifar.experiment import components
 from kcifar.experiment.part import Part, trained_part
 from kcifar.models.freezing import trained_parameters
@@ -26,6 +29,7 @@ class Plan:
         part: what of it is trained.
         model: that, compiled, or SAM around it.
         trained_parameters: how many are trained, in the first epoch.
+        constant_rate: the learning rate of the optimizer, where there is no schedule.
     """
 
     recipe: Recipe
@@ -36,10 +40,12 @@ class Plan:
     batches: Batches
     model: keras.Model
     trained_parameters: int
+    constant_rate: float
     schedule: keras.optimizers.schedules.LearningRateSchedule | None
     unfreeze: keras.callbacks.Callback | None
     weight_ema: keras.callbacks.Callback | None
     early_stopping: keras.callbacks.Callback | None
+    callbacks: list[keras.callbacks.Callback]
 
     @property
     def steps_per_epoch(self):
@@ -61,7 +67,7 @@ class Plan:
     def learning_rates(self, steps):
         """The learning rates of optimizer steps, counted from 0: float32, of the array's shape."""
         if self.schedule is None:
-            return np.full(np.shape(steps), self.recipe.optimizer.arguments["learning_rate"], np.float32)
+            return np.full(np.shape(steps), self.constant_rate, np.float32)
         return ops.convert_to_numpy(self.schedule(np.asarray(steps)))
 
     def learning_rate_at(self, step):
@@ -78,7 +84,7 @@ class Plan:
             ("model", f"{recipe.model}, {self.whole.count_params():,} parameters"),
             ("start", self._start()),
             ("trained", self._trained()),
-            ("transforms", ", ".join(map(str, recipe.transforms)) or "none"),
+            ("transforms", self._transforms()),
             ("image size", self._image_size()),
             (
                 "batches",
@@ -89,6 +95,7 @@ class Plan:
             ("weight average", str(recipe.weight_ema or "none")),
             ("schedule", str(recipe.schedule or "constant learning rate")),
             ("early stopping", str(recipe.early_stopping or "none")),
+            ("callbacks", self._callbacks()),
             ("best epoch", _selection(recipe)),
             ("seed", str(recipe.seed)),
             ("backend", f"{backend.name}, {recipe.precision}"),
@@ -107,6 +114,17 @@ class Plan:
         how_long = f" until epoch {recipe.unfreeze_epoch} is over" if recipe.unfreeze_epoch else ""
         cached = ", which run once over each image" if self.part.on_features else ""
         return f"{count}; frozen{how_long} are {', '.join(recipe.freeze)}{cached}"
+
+    def _transforms(self):
+        fixed = ", ".join(map(str, self.recipe.fixed_transforms))
+        drawn = ", ".join(map(str, self.recipe.transforms))
+        return "; ".join([*([f"once for each image {fixed}"] if fixed else []), *([drawn] if drawn else [])]) or "none"
+
+    def _callbacks(self):
+        named = ", ".join(map(str, self.recipe.callbacks)) or "none"
+        forgetful = [type(callback).__name__ for callback in self.callbacks if not has_state(callback)]
+        without = f"; without state() and restore(state), so a resumed run may differ: {', '.join(forgetful)}"
+        return named + (without if forgetful else "")
 
     def _image_size(self):
         height, width, _ = self.whole.input.shape[1:]
@@ -131,30 +149,21 @@ def plan(recipe, start=None):
     schedule_of = recipe.schedule and components.schedule(recipe.schedule)
     weight_ema = recipe.weight_ema and components.weight_ema(recipe.weight_ema)
     stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, _monitor(recipe))
+    further = [components.callback(component) for component in recipe.callbacks]
     transforms = [components.transform(component) for component in recipe.transforms]
+    fixed = [components.transform(component) for component in recipe.fixed_transforms]
     optimizer = components.optimizer(recipe.optimizer)
     loss = components.loss(recipe.loss)
-    options = components.model_options(recipe.model)
 
     dataset = data.load(recipe.data)
     if recipe.validation:
         dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
+    _expect_validation(recipe, dataset)
+    train = Fixed(dataset.train, fixed, recipe.seed) if fixed else dataset.train
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
-    batches = Batches(dataset.train, transforms=transforms, **batching)
+    batches = Batches(train, transforms=transforms, **batching)
 
-    keras.utils.set_random_seed(recipe.seed % 2**32)
-    whole = models.build(
-        recipe.model.name,
-        dataset.train.classes,
-        dataset.train.images.shape[1:],
-        recipe.mean,
-        recipe.std,
-        recipe.seed,
-        recipe.precision,
-        recipe.resize,
-        recipe.center_crop,
-        **options,
-    )
+    whole = _whole(recipe, dataset)
     start = start or recipe.pretrained
     new_layers = models.load_pretrained(whole, start) if start else []
     if recipe.freeze:
@@ -167,23 +176,69 @@ def plan(recipe, start=None):
     if recipe.sharpness_aware:
         model = components.sharpness_aware(recipe.sharpness_aware, model)
     backend.accelerate(model)
-    schedule = None
+    rate, schedule = float(optimizer.learning_rate), None
     if schedule_of:
-        rate = recipe.optimizer.arguments["learning_rate"]
         schedule = optimizer.learning_rate = schedule_of(rate, recipe.epochs, len(batches))
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
-    trained = trained_parameters(model)
     return Plan(
-        recipe, dataset, whole, new_layers, part, batches, model, trained, schedule, unfreeze, weight_ema, stopping
+        recipe=recipe,
+        dataset=dataset,
+        whole=whole,
+        new_layers=new_layers,
+        part=part,
+        batches=batches,
+        model=model,
+        trained_parameters=trained_parameters(model),
+        constant_rate=rate,
+        schedule=schedule,
+        unfreeze=unfreeze,
+        weight_ema=weight_ema,
+        early_stopping=stopping,
+        callbacks=further,
     )
 
 
+def _expect_validation(recipe, dataset):
+    if recipe.select_on == "validation" and dataset.validation is None:
+        raise InputError(
+            "select_on is 'validation' but validation is 0: hold images out (validation=0.1) or select on 'last'"
+        )
+
+
+def _whole(recipe, dataset):
+    keras.utils.set_random_seed(recipe.seed % 2**32)
+    whole = components.model(
+        recipe.model,
+        classes=dataset.train.classes,
+        input_shape=dataset.train.images.shape[1:],
+        mean=recipe.mean,
+        std=recipe.std,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        resize=recipe.resize,
+        center_crop=recipe.center_crop,
+    )
+    if recipe.model.is_own:
+        given = ops.convert_to_numpy(whole(dataset.train.images[:4], training=False))
+        if are_probabilities(given):
+            raise InputError(
+                f"model is {recipe.model}, which gives probabilities; expected logits: leave out its softmax "
+                "(classifier_activation=None of keras.applications)"
+            )
+    return whole
+
+
+def has_state(callback):
+    """Whether a callback goes on where it was when a run is resumed."""
+    return hasattr(callback, "state") and hasattr(callback, "restore")
+
+
 def _monitor(recipe):
-    return None if recipe.select_on == "last" else f"{recipe.select_on}_accuracy"
+    return None if recipe.select_on == "last" else f"{recipe.select_on}_{recipe.select_by}"
 
 
 def _selection(recipe):
     if recipe.select_on == "last":
         return "the last one, unselected"
     honest = " (not an honest estimate: the test set selects)" if recipe.select_on == "test" else ""
-    return f"by {recipe.select_on} accuracy from epoch {recipe.select_from_epoch} on{honest}"
+    return f"by {recipe.select_on} {recipe.select_by} from epoch {recipe.select_from_epoch} on{honest}"

@@ -1,4 +1,4 @@
-"""A picture of what a recipe's transforms make of images."""
+"""Pictures of what a recipe trains on: images of each class, and what its transforms make of some."""
 
 import keras
 
@@ -21,10 +21,21 @@ def draw_transforms(planned, path):
     """
     recipe, train = planned.recipe, planned.dataset.train
     few = data.Split(train.images[:_IMAGES], train.labels[:_IMAGES], train.classes)
-    transforms = [components.transform(component) for component in recipe.transforms]
+    named = (*recipe.fixed_transforms, *recipe.transforms)
+    transforms = [components.transform(component) for component in named]
     batches = Batches(few, len(few), transforms, recipe.seed, shuffle=False)
     draws = []
     for epoch in range(_DRAWS):
         batches.epoch = epoch
         draws.append(tuple(map(keras.ops.convert_to_numpy, batches[0])))
     figures.save(figures.transforms(few, draws, planned.dataset.class_names), path)
+
+
+def draw_classes(planned, path):
+    """Writes a picture of the first ten training images of each class.
+
+    Args:
+        planned: what `kcifar.experiment.plan` made of the recipe.
+        path: of a PNG file.
+    """
+    figures.save(figures.classes(planned.dataset.train, planned.dataset.class_names), path)

@@ -20,9 +20,9 @@ from kcifar.models.tutorial_net import tutorial_net
 from kcifar.models.vgg import vgg16
 from kcifar.models.wide_resnet import wrn28_2, wrn28_10
 
-__all__ = ["build", "freeze", "load_pretrained", "unfreeze"]
+__all__ = ["FAMILIES", "around", "build", "freeze", "load_pretrained", "unfreeze"]
 
-_FAMILIES = {
+FAMILIES = {
     family.__name__: family
     for family in (
         tutorial_net,
@@ -78,19 +78,16 @@ def build(
     Raises:
         InputError: an unknown name, option or precision, or an image too small for the network or the crop.
     """
-    if name not in _FAMILIES:
-        raise InputError(f"unknown model '{name}'; {nearest(name, _FAMILIES)}")
-    family = _FAMILIES[name]
+    if name not in FAMILIES:
+        raise InputError(f"unknown model '{name}'; {nearest(name, FAMILIES)}")
+    family = FAMILIES[name]
     known = list(inspect.signature(family).parameters)[3:]
     for option in options:
         if option not in known:
             raise InputError(
                 f"unknown option '{option}' of {name}; {nearest(option, known) if known else 'it has none'}"
             )
-    if precision not in (None, *_POLICIES):
-        raise InputError(f"precision is '{precision}'; expected one of {', '.join(_POLICIES)}, or None")
-    image = keras.Input(input_shape, name="image")
-    x = _normalised(_cropped(_resized(image, resize), center_crop), mean, std)
+    image, x = _front(input_shape, resize, center_crop, mean, std)
     try:
         with _policy(precision):
             model = keras.Model(image, family(x, classes, seed, **options), name=name)
@@ -99,6 +96,46 @@ def build(
         raise InputError(f"{asked} cannot be built: {_first_sentences(error)}") from None
     draw_initial_values(model, seed)
     return model
+
+
+def around(make, name, classes, input_shape, mean=None, std=None, precision=None, resize=None, center_crop=None):
+    """A model of anybody's behind the layers that `build` puts in front of kcifar's own.
+
+    Args:
+        make: a function of (height, width, channels), those behind the resizing, that makes a `keras.Model` from one
+            such image to logits.
+        name: what it is called in errors.
+        others: see `build`.
+
+    Returns:
+        The model: (batch, *input_shape) of any real dtype -> (batch, classes) float32 logits.
+
+    Raises:
+        InputError: what is made is no such model, or cannot be called.
+    """
+    image, x = _front(input_shape, resize, center_crop, mean, std)
+    with _policy(precision):
+        inner = make(tuple(x.shape[1:]))
+        if not isinstance(inner, keras.Layer):
+            raise InputError(f"model is {name}, which makes a {type(inner).__name__}; expected a keras Model")
+        try:
+            logits = inner(x)
+        except Exception as error:  # whatever the layers of a model that is not kcifar's raise
+            raise InputError(
+                f"model is {name}, which fails on images {x.shape[1:]}: {_first_sentences(error)}"
+            ) from None
+        shape = getattr(logits, "shape", None)
+        if shape != (None, classes):
+            found = f"{shape}" if shape else f"a {type(logits).__name__}"
+            raise InputError(f"model is {name}, which gives {found}; expected logits (batch, {classes})")
+        logits = layers.Activation("linear", dtype="float32", name="logits")(logits)
+    return keras.Model(image, logits, name=inner.name)
+
+
+def _front(input_shape, resize, center_crop, mean, std):
+    """The image as it comes in, and as it is behind resizing, crop and normalisation."""
+    image = keras.Input(input_shape, name="image")
+    return image, _normalised(_cropped(_resized(image, resize), center_crop), mean, std)
 
 
 def _first_sentences(error):
@@ -110,6 +147,8 @@ def _first_sentences(error):
 @contextlib.contextmanager
 def _policy(precision):
     """Layers made inside have Keras's dtype policy for this precision."""
+    if precision not in (None, *_POLICIES):
+        raise InputError(f"precision is '{precision}'; expected one of {', '.join(_POLICIES)}, or None")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES.get(precision, before))
     try:

@@ -24,8 +24,8 @@ def densenet169(image, classes, seed, hidden=None, dropout=0.0):
         image: normalised images (batch, height, width, channels), sides of at least 29.
         classes: number of logits.
         seed: of dropout.
-        hidden: units of a hidden layer with ReLU before the logits; None for none.
-        dropout: rate behind the hidden layer.
+        hidden: units of a hidden layer with ReLU before the logits, or of each of several, (4096, 1024); None for none.
+        dropout: rate behind the hidden layer, or behind each of several.
     """
     return _densenet(image, classes, seed, (6, 12, 32, 32), hidden, dropout)
 

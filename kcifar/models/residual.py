@@ -28,14 +28,30 @@ def imagenet_stem(x, fan="fan_out"):
 
 
 def head(x, classes, seed=0, hidden=None, dropout=0.0):
-    """Mean over all pixels, then one dense layer, or two with ReLU and dropout between them.
+    """Mean over all pixels, hidden dense layers with ReLU and dropout behind each, and one dense layer.
 
     Dense layers start as PyTorch's, uniform in ±1/√fan_in.
+
+    Args:
+        hidden: units of a hidden layer, or of each of several; None for none.
+        dropout: rate behind the hidden layer, or behind each of several.
     """
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
-    if hidden is not None:
-        x = layers.Dense(hidden, activation="relu", **pytorch_uniform(x.shape[-1]), name="head_hidden")(x)
-        x = layers.Dropout(dropout, seed=seed % 2**31, name="head_dropout")(x)
-    elif dropout:
+    if hidden is None and dropout:
         raise InputError(f"dropout={dropout} without hidden: the dropout is behind a hidden layer, as hidden=256")
+    for place, (units, rate) in enumerate(_hidden_layers(hidden, dropout)):
+        number = place + 1 if isinstance(hidden, tuple) else ""
+        x = layers.Dense(units, activation="relu", **pytorch_uniform(x.shape[-1]), name=f"head_hidden{number}")(x)
+        x = layers.Dropout(rate, seed=(seed + place) % 2**31, name=f"head_dropout{number}")(x)
     return layers.Dense(classes, **pytorch_uniform(x.shape[-1]), dtype="float32", name="head_logits")(x)
+
+
+def _hidden_layers(hidden, dropout):
+    """(units, rate) of each hidden layer. Raises InputError where there are not as many rates as layers."""
+    units = hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,)
+    rates = dropout if isinstance(dropout, tuple) else (dropout,) * len(units)
+    if len(units) != len(rates):
+        raise InputError(
+            f"hidden={hidden} and dropout={dropout}: expected a rate for each hidden layer, or one for all"
+        )
+    return zip(units, rates, strict=True)

@@ -20,8 +20,8 @@ def resnet18(image, classes, seed, stem="imagenet", hidden=None, dropout=0.0):
         seed: of dropout.
         stem: `imagenet`, a 7×7 convolution and a max-pooling, both of stride 2; or `cifar`, a 3×3 convolution of
             stride 1 for images of 32×32.
-        hidden: units of a hidden layer with ReLU before the logits; None for none.
-        dropout: rate behind the hidden layer.
+        hidden: units of a hidden layer with ReLU before the logits, or of each of several, (4096, 1024); None for none.
+        dropout: rate behind the hidden layer, or behind each of several.
     """
     return _resnet(image, classes, seed, _basic_block, (2, 2, 2, 2), stem, hidden, dropout)
 

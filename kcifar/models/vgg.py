@@ -2,6 +2,8 @@
 
 from keras import initializers, layers
 
+from kcifar.errors import InputError
+from kcifar.models.initial import pytorch_uniform
 from kcifar.models.residual import norm
 
 _BLOCKS = {  # convolutions of 3×3 with so many filters, then a max-pooling
@@ -13,12 +15,11 @@ _BLOCKS = {  # convolutions of 3×3 with so many filters, then a max-pooling
 }
 
 
-def vgg16(image, classes, seed, batch_norm=False, hidden=4096, dropout=0.5):
+def vgg16(image, classes, seed, batch_norm=False, hidden=4096, dropout=0.5, initial="torchvision"):
     """Logits of Simonyan & Zisserman 2015 (arXiv 1409.1556), table 1, column D: 13 convolutions, 3 dense layers.
 
     As torchvision's, but without the pooling to 7×7 before its classifier: 138,357,544 parameters for 1,000 classes at
-    224×224; at 32×32 the convolutions leave one pixel, and it has 33,638,218 for 10. Kernels start He-normal by
-    fan-out, those of dense layers normal with deviation 0.01, biases 0; BatchNorm as in `resnet18`.
+    224×224; at 32×32 the convolutions leave one pixel, and it has 33,638,218 for 10. BatchNorm as in `resnet18`.
 
     Layers are named by their group: the five blocks are `stem` and `layer1` to `layer4`, then `head`.
 
@@ -29,26 +30,36 @@ def vgg16(image, classes, seed, batch_norm=False, hidden=4096, dropout=0.5):
         batch_norm: BatchNorm behind every convolution.
         hidden: units of the two hidden layers, each with ReLU and dropout.
         dropout: their rate.
+        initial: values that it starts from: `torchvision`, kernels of convolutions He-normal by fan-out, those of dense
+            layers normal with deviation 0.01, biases 0; or `pytorch`, PyTorch's defaults, all uniform in ±1/√fan_in.
+
+    Raises:
+        InputError: another `initial`.
     """
+    if initial not in ("torchvision", "pytorch"):
+        raise InputError(f"initial is '{initial}'; expected 'torchvision' or 'pytorch'")
     x = image
     for group, block in _BLOCKS.items():
         for place, filters in enumerate(block, start=1):
-            x = _conv(x, filters, batch_norm, group, place)
+            x = _conv(x, filters, batch_norm, initial, group, place)
         x = layers.MaxPooling2D(2, name=f"{group}_pool")(x)
     x = layers.Flatten(name="head_flatten")(x)
     for place in (1, 2):
-        x = layers.Dense(hidden, activation="relu", kernel_initializer=_normal(), name=f"head_hidden{place}")(x)
+        x = layers.Dense(hidden, activation="relu", **_dense_start(x, initial), name=f"head_hidden{place}")(x)
         x = layers.Dropout(dropout, seed=(seed + place) % 2**31, name=f"head_dropout{place}")(x)
-    return layers.Dense(classes, kernel_initializer=_normal(), dtype="float32", name="head_logits")(x)
+    return layers.Dense(classes, **_dense_start(x, initial), dtype="float32", name="head_logits")(x)
 
 
-def _normal():
-    return initializers.RandomNormal(0.0, 0.01)
+def _dense_start(x, initial):
+    if initial == "pytorch":
+        return pytorch_uniform(x.shape[-1])
+    return {"kernel_initializer": initializers.RandomNormal(0.0, 0.01)}
 
 
-def _conv(x, filters, batch_norm, group, place):
+def _conv(x, filters, batch_norm, initial, group, place):
     he_normal = initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-    x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=he_normal, name=f"{group}_conv{place}")(x)
+    start = pytorch_uniform(9 * x.shape[-1]) if initial == "pytorch" else {"kernel_initializer": he_normal}
+    x = layers.Conv2D(filters, 3, padding="same", **start, name=f"{group}_conv{place}")(x)
     if batch_norm:
         x = norm(x, f"{group}_norm{place}")
     return layers.Activation("relu", name=f"{group}_relu{place}")(x)

@@ -85,6 +85,27 @@ def predictions(split, probabilities, class_names, count=16):
     return figure
 
 
+def classes(split, class_names, count=10):
+    """The first images of each class, a row a class; of many classes in three blocks beside one another."""
+    height, width, channels = split.images.shape[1:]
+    high, wide, gap = height + height // 8, width + width // 8, width * 3
+    rows = len(class_names) if len(class_names) <= 20 else -(-len(class_names) // 3)
+    blocks = -(-len(class_names) // rows)
+    sheet = np.full((rows * high, blocks * (gap + count * wide), channels), 255, np.uint8)
+    figure = Figure((sheet.shape[1] / 65 * 32 / width, sheet.shape[0] / 65 * 32 / height), layout="constrained")
+    axes = figure.subplots()
+    for label, name in enumerate(class_names):
+        block, row = divmod(label, rows)
+        left, top = block * (gap + count * wide) + gap, row * high
+        for column, place in enumerate(np.flatnonzero(split.labels == label)[:count]):
+            sheet[top : top + height, left + column * wide :][:, :width] = split.images[place]
+        beside = {"ha": "right", "va": "center", "fontsize": 8, "parse_math": False}
+        axes.text(left - width // 4, top + height / 2, name, **beside)
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+    axes.axis("off")
+    return figure
+
+
 def transforms(split, draws, class_names):
     """Images of a split, a row each, and beside each what transforms made of it, with its label.
 

@@ -18,7 +18,9 @@ from kcifar.checksum import sha256
 from kcifar.errors import InputError
 from kcifar.recipe import Recipe
 from kcifar.runs.commit import commit
-from kcifar.runs.files import UNFINISHED, remove_leftovers, write_json, write_text
+from kcifar.runs.files import UNFINISHED, remove_leftovers, replacing, write_json, write_text
+
+_PREVIEWS = ("classes", "transforms")
 
 
 class RunFolder:
@@ -126,7 +128,7 @@ def create(path, recipe, source, dataset):
     Args:
         path: of a folder that `make` takes.
         recipe: resolved.
-        source: text of the recipe file.
+        source: of the recipe's file, bytes.
         dataset: the `kcifar.data.Dataset` that it trains on.
 
     Raises:
@@ -134,8 +136,10 @@ def create(path, recipe, source, dataset):
     """
     try:
         run = make(path)
-        run.figure("transforms").unlink(missing_ok=True)  # perhaps of another recipe
-        write_text(run.recipe_source, source)
+        for name in _PREVIEWS:
+            run.figure(name).unlink(missing_ok=True)  # perhaps of another recipe
+        with replacing(run.recipe_source) as temporary:
+            Path(temporary).write_bytes(source)
         write_text(run.recipe_json, recipe.to_json())
         write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})
     except OSError as error:
@@ -160,7 +164,7 @@ def make(path):
 def _holds_more(run):
     """Whether there is more than a picture of transforms, and what a run left that was killed as it was made."""
     begun = set() if run.recipe_json.exists() else {run.recipe_source, *run.path.glob(f"{UNFINISHED}*")}
-    return bool(set(run.path.iterdir()) - {run.figure("transforms")} - begun)
+    return bool(set(run.path.iterdir()) - set(map(run.figure, _PREVIEWS)) - begun)
 
 
 def find(path, expected="a folder that kcifar.train wrote"):

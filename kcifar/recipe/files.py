@@ -1,0 +1,71 @@
+"""Recipes as files: found in the working directory or among kcifar's own, and run."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import kcifar
+from kcifar.errors import InputError, nearest
+from kcifar.recipe.recipe import Recipe
+
+_PACKAGE = Path(kcifar.__file__).parent
+
+
+def packaged():
+    """The recipes that kcifar comes with, paths by name ("recipes/mixup.py"): of the package, or of its checkout."""
+    folders = _PACKAGE / "recipes", _PACKAGE.parent / "recipes"
+    folder = next((folder for folder in folders if (folder / "mixup.py").is_file()), None)
+    return {f"recipes/{path.name}": path for path in sorted(folder.glob("*.py"))} if folder else {}
+
+
+def find(path):
+    """The file of a recipe: the one at `path`, else the one of that name ("recipes/mixup.py") that kcifar comes with.
+
+    Raises:
+        InputError: there is none.
+    """
+    path, known = Path(path), packaged()
+    if path.is_file():
+        if path.suffix != ".py":
+            raise InputError(f"'{path}' is no recipe; expected a Python file, as recipes/mixup.py")
+        return path
+    if path.as_posix() in known:
+        return known[path.as_posix()]
+    beside = sorted(map(str, path.parent.glob("*.py"))) if path.parent.is_dir() else []
+    raise InputError(f"no recipe at '{path}'; {nearest(str(path), [*beside, *known])}")
+
+
+def load(path):
+    """The recipe that a Python file defines under the name `recipe`.
+
+    The file's folder is on the import path from then on, as that of a program is: the recipe may name parts that are
+    in modules beside it.
+
+    Args:
+        path: of the file, see `find`.
+
+    Raises:
+        InputError: no such file, it does not parse or run, it defines no `recipe`, or a field is wrong.
+    """
+    path = find(path)
+    put_on_import_path(path.parent)
+    try:
+        names = runpy.run_path(str(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: does not parse: {error.msg}") from None
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{path}: does not run: {type(error).__name__}: {error}".replace("\n", " ")) from None
+    recipe = names.get("recipe")
+    if not isinstance(recipe, Recipe):
+        found = "nothing" if recipe is None else f"a {type(recipe).__name__}"
+        raise InputError(f"{path}: defines {found} as 'recipe'; expected recipe = Recipe(…) from kcifar.recipe")
+    return recipe
+
+
+def put_on_import_path(folder):
+    """Modules are looked for in the folder first, unless it is that of a run: what is in runs is never imported."""
+    folder = Path(folder).resolve()
+    if not (folder / "recipe.json").exists() and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))

@@ -1,0 +1,30 @@
+"""Values of a recipe's fields: of the type that the field has, or refused."""
+
+import re
+import types
+import typing
+
+from kcifar.errors import InputError
+
+
+def typed(name, value, annotation):
+    """`value` as the annotation's type, where that loses nothing (3 for 3.0, a list for a tuple); else InputError."""
+    for kind in typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,):
+        if kind is types.NoneType:
+            if value is None:
+                return None
+        elif typing.get_origin(kind) is tuple:
+            if isinstance(value, (list, tuple)):
+                return tuple(typed(name, item, typing.get_args(kind)[0]) for item in value)
+        elif kind is float:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return float(value)
+        elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+    raise InputError(f"recipe field '{name}' is {value!r}, a {type(value).__name__}; expected {written(annotation)}")
+
+
+def written(annotation):
+    """A type as a user would write it."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return re.sub(r"kcifar\.[\w.]*\.", "", text).replace(" | None", " or none")

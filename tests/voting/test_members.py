@@ -53,7 +53,7 @@ def make_run(path, images, seed=0, model=None, **fields):
     dataset = data.load(images)
     if resolved.validation:
         dataset = dataset.split_validation(resolved.validation, resolved.validation_seed)
-    run = folder.create(path, resolved, RECIPE.read_text(), dataset)
+    run = folder.create(path, resolved, RECIPE.read_bytes(), dataset)
     (model or student(seed)).save(run.best)
     run.metrics.write_text("{}")
     return run

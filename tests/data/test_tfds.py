@@ -1,5 +1,6 @@
 """TensorFlow Datasets without TensorFlow: a folder prepared by its own CIFAR-10 builder, and its download manager."""
 
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from kcifar import InputError
-from kcifar.data import load, official, tfds
+from kcifar.data import layouts, load, official, tfds
 from tests.data_fixtures import (
     PER_BATCH,
     assert_equal,
@@ -34,7 +35,7 @@ def prepare(folder, file_format="array_record"):
     import tensorflow_datasets
     from tensorflow_datasets.image_classification import cifar
 
-    write_files(folder / "source" / official.BINARY.folder, binary_files(make()))
+    write_files(folder / "source" / layouts.BINARY.folder, binary_files(make()))
 
     def examples(path, _):
         for row in np.fromfile(path, np.uint8).reshape(PER_BATCH, 3073):
@@ -95,7 +96,7 @@ def test_half_a_folder(folder):
     (folder / "dataset_info.json").write_text(info[:100])
     refused(folder, "cannot be read as a TFDS folder")
     (folder / "dataset_info.json").write_text(info.replace('"name": "test"', '"name": "tset"'))
-    refused(folder, "cannot be read as a TFDS folder", "test")
+    refused(folder, "has the splits train, tset", "test is missing")
     (folder / "dataset_info.json").write_text(info)
     records = folder / "cifar10-train.array_record-00000-of-00001"
     records.write_bytes(records.read_bytes()[:100_000])
@@ -110,7 +111,7 @@ def host(small, tmp_path, monkeypatch):  # noqa: F811
     from tensorflow_datasets.core.download.checksums import UrlInfo
     from tensorflow_datasets.image_classification import cifar
 
-    path = write_archive(tmp_path / "cifar-10-binary.tar.gz", official.BINARY.folder, binary_files(small))
+    path = write_archive(tmp_path / "cifar-10-binary.tar.gz", layouts.BINARY.folder, binary_files(small))
     content = path.read_bytes()
     path.unlink()
 
@@ -129,7 +130,7 @@ def host(small, tmp_path, monkeypatch):  # noqa: F811
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(official, "LAYOUTS", (official.dataclasses.replace(official.BINARY, sha256=sha256),))
+    monkeypatch.setattr(official, "LAYOUTS", (dataclasses.replace(layouts.BINARY, sha256=sha256),))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         url = f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
         infos = {url: UrlInfo(size=len(content), checksum=sha256, filename="cifar-10-binary.tar.gz")}

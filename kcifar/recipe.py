@@ -43,7 +43,7 @@ class Recipe:
     """
 
     data: str  # what `kcifar.data.load` takes
-    validation: float  # fraction of the training images held out, 0 for none
+    validation: float  # fraction of the training images held out, 0 for none; not used where the data have their own
     validation_seed: int  # of the choice which: the same for runs that are to be compared or to vote
     model: Component
     pretrained: str | None  # weights to start from: a file, or a name as "torchvision/resnet18"; None for new ones
@@ -91,10 +91,6 @@ class Recipe:
         _expect(self.precision in ("float32", "bfloat16"), "precision", self.precision, "'float32' or 'bfloat16'")
         choices = ("validation", "test", "last")
         _expect(self.select_on in choices, "select_on", self.select_on, "'validation', 'test' or 'last'")
-        if self.select_on == "validation" and self.validation == 0:
-            raise InputError(
-                "select_on is 'validation' but validation is 0: hold images out (validation=0.1) or select on 'last'"
-            )
 
     def override(self, overrides):
         """A new recipe with `overrides` (strings `key=value`) applied, each typed by the field it changes.

@@ -433,10 +433,6 @@ def test_a_field_of_another_type_or_range_is_refused(changes):
     assert_refused(lambda: Recipe(**arguments(**changes)), name)
 
 
-def test_validation_is_not_chosen_on_where_nothing_is_held_out():
-    assert_refused(lambda: Recipe(**arguments(validation=0.0, select_on="validation")), "validation")
-
-
 def test_a_recipe_does_not_change(recipe):
     with pytest.raises(AttributeError):
         recipe.epochs = 3

@@ -107,7 +107,9 @@ def assess(run, source=None, tta="none"):
     dataset = data.load(source or run.recipe.data)
     expect_classes([run], dataset)
     test = predictions(run, "test", dataset.test, tta)
-    dataset = run.splits(dataset) or dataset
+    own = run.splits(dataset)
+    # Validation images of other data may be among those that the run was trained on.
+    dataset = own or dataclasses.replace(dataset, validation=None)
     temperature = None
     if dataset.validation:
         temperature = best_temperature(predictions(run, "validation", dataset.validation, tta))

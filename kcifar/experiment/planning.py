@@ -9,6 +9,7 @@ from keras import ops
 from kcifar import backend, callbacks, data, models
 from kcifar.callbacks.tensorboard import expect_tensorboardx
 from kcifar.data import Batches
+from kcifar.errors import InputError
 from kcifar.evaluation.models import evaluation_batches
 from kcifar.experiment import components
 from kcifar.experiment.part import Part, trained_part
@@ -21,6 +22,7 @@ class Plan:
     """A recipe's data, batches and compiled model, with the lengths that follow from them.
 
     Attributes:
+        own_validation: whether the data came with their validation images, so that the recipe holds none out.
         whole: the model that is saved.
         new_layers: those of it that its pretrained weights do not have.
         part: what of it is trained.
@@ -30,6 +32,7 @@ class Plan:
 
     recipe: Recipe
     dataset: data.Dataset
+    own_validation: bool
     whole: keras.Model
     new_layers: list[str]
     part: Part
@@ -71,7 +74,8 @@ class Plan:
     def describe(self):
         """What will be done, as (name, text) rows."""
         recipe, dataset = self.recipe, self.dataset
-        held_out = f", {len(dataset.validation):,} validation" if dataset.validation else ""
+        whose = " (the data's own)" if self.own_validation else ""
+        held_out = f", {len(dataset.validation):,} validation{whose}" if dataset.validation else ""
         steps = self.steps_per_epoch
         return [
             ("data", f"{dataset.source}: {len(dataset.train):,} train{held_out}, {len(dataset.test):,} test images"),
@@ -137,8 +141,14 @@ def plan(recipe, start=None):
     options = components.model_options(recipe.model)
 
     dataset = data.load(recipe.data)
-    if recipe.validation:
+    own_validation = dataset.validation is not None
+    if recipe.validation and not own_validation:
         dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
+    if recipe.select_on == "validation" and dataset.validation is None:
+        raise InputError(
+            f"select_on is 'validation' but validation is 0, and {dataset.source} has no images for it: hold images out"
+            " (validation=0.1) or select on 'last'"
+        )
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
     batches = Batches(dataset.train, transforms=transforms, **batching)
 
@@ -174,7 +184,19 @@ def plan(recipe, start=None):
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
     trained = trained_parameters(model)
     return Plan(
-        recipe, dataset, whole, new_layers, part, batches, model, trained, schedule, unfreeze, weight_ema, stopping
+        recipe,
+        dataset,
+        own_validation,
+        whole,
+        new_layers,
+        part,
+        batches,
+        model,
+        trained,
+        schedule,
+        unfreeze,
+        weight_ema,
+        stopping,
     )
 
 

@@ -9,8 +9,9 @@ from kcifar.errors import InputError
 
 _EXAMPLES = """\
 An image is scaled so that its shorter side fits the model's input (bicubic, antialiased), and the middle is cut; one of
-just that size is left as it is. It is turned as its EXIF orientation says; what is transparent is laid on white; 16-bit
-grey is scaled to 8 bits; of an animation the first frame counts. The model gets raw pixels, 0 to 255.
+just that size is left as it is. For a model of grey images it is made grey. It is turned as its EXIF orientation says;
+what is transparent is laid on white; 16-bit grey is scaled to 8 bits; of an animation the first frame counts. The model
+gets raw pixels, 0 to 255.
 Of an ensemble that votes hard the probabilities are the shares of the votes.
 
 Of a folder all images in it and below it are taken, sorted by path, without those whose names begin with a dot. One in

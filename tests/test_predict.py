@@ -194,7 +194,7 @@ def two_images():
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (lambda: blind(input_shape=(16, 16, 1)), "takes (None, 16, 16, 1); expected a model of one image"),
+        (lambda: blind(input_shape=(16, 16, 4)), "takes (None, 16, 16, 4); expected a model of one image"),
         (lambda: keras.Sequential([layers.Input((9,)), layers.Dense(2)]), "takes (None, 9); expected"),
         (two_images, "takes (None, 16, 16, 3) and (None, 16, 16, 3); expected"),
         (lambda: keras.Sequential([layers.Input((16, 16, 3)), layers.Conv2D(2, 3)]), "gives (None, 14, 14, 2); expec"),

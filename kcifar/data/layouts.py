@@ -56,6 +56,10 @@ class Layout:
     def files(self):
         return (*self.train, self.test, self.meta)
 
+    @property
+    def is_coarse(self):
+        return self.labels is _COARSE
+
     def coarse(self):
         """The same files with the coarse labels. Raises InputError where they have none."""
         if self.labels is _PLAIN:

@@ -115,7 +115,7 @@ def _assemble(layout, contents, where):
         train=Split(*train, len(names)),
         test=Split(*batches[layout.test], len(names)),
         class_names=names,
-        source=str(where),
+        source=f"{where}, coarse labels" if layout.is_coarse else str(where),
     )
 
 

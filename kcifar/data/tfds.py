@@ -82,10 +82,10 @@ def prepared(name):
     tfds = _import("importlib_resources", "array_record")
     where = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     try:
-        builder = tfds.builder(name, file_format="array_record")
+        builder = tfds.builder(name, data_dir=os.path.expanduser(where), file_format="array_record")
     except Exception as error:  # DatasetNotFoundError, and what a name with a wrong version or configuration raises
         unknown = isinstance(error, tfds.core.DatasetNotFoundError)
-        why = nearest(name, tfds.list_builders()) if unknown else _one_line(error)
+        why = nearest(name, tfds.list_builders(with_community_datasets=False)) if unknown else _one_line(error)
         why = "check the name" if why.startswith("known: ") else why
         raise InputError(
             f"TensorFlow Datasets knows no '{name}', and there is none in {where}; expected the name of a data set:"

@@ -58,7 +58,7 @@ def _expect_comparable(runs, datasets):
 def _reported(run, dataset):
     """What the report shows of a run."""
     test = predictions(run, "test", dataset.test)
-    if not run.recipe.validation:
+    if not run.recipe.validation and dataset.validation is None:
         return Reported(run, test, not_fitted="the run has no validation images")
     own = run.splits(dataset)
     if own is None:

@@ -24,7 +24,7 @@ class Members:
 
     Attributes:
         runs: `kcifar.runs.folder.RunFolder`s.
-        dataset: the `kcifar.data.Dataset`, without a validation split.
+        dataset: the `kcifar.data.Dataset`, as it was loaded.
         validation: of each run the `Scores` on the images that none of them was trained on; empty without such images.
         test: of each run the `Scores` on the test images.
         warnings: why the validation images are not those of every run, for people to read.
@@ -70,7 +70,8 @@ def _unfinished(runs):
 
 
 def _held_out(runs, dataset):
-    """(rows of the training images that no run was trained on, what to warn of)."""
+    """(rows of the training images that no run was trained on, what to warn of); of the data's own validation images
+    where they have such."""
     own = [_held_out_by(run, dataset) for run in runs]
     common = functools.reduce(np.intersect1d, own)
     others = [str(run.path) for run in runs if run.splits(dataset) is None]
@@ -89,6 +90,8 @@ def _held_out(runs, dataset):
 
 
 def _held_out_by(run, dataset):
+    if dataset.validation is not None:
+        return np.arange(len(dataset.validation))
     recipe = run.recipe
     return validation_rows(len(dataset.train), recipe.validation, recipe.validation_seed)
 

@@ -1,7 +1,10 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 
 from kcifar.errors import InputError
 from kcifar.output import drop_output
@@ -25,12 +28,13 @@ def run_command(parser, work, arguments=None):
     """Parses the arguments and calls `work(options)`.
 
     Returns:
-        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C.
+        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C and SIGTERM.
     """
     options = parser.parse_intermixed_args(arguments)
     try:
-        _check_backend()
-        work(options)
+        with _interruptible():
+            _check_backend()
+            work(options)
         return 0
     except InputError as error:
         return _complain(parser, error)
@@ -43,6 +47,24 @@ def run_command(parser, work, arguments=None):
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Within it SIGINT and SIGTERM, which batch systems send, raise KeyboardInterrupt; a handler that is there stays.
+
+    What a script starts in the background, as `nohup make test &`, has SIGINT ignored, and Python leaves it so.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for number, unhandled in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(number) == unhandled:
+                handlers[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _check_backend():

@@ -1,7 +1,6 @@
 """Train a CIFAR-10 classifier from a recipe."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -176,5 +175,4 @@ def _result(metrics):
 
 if __name__ == "__main__":
     use_huge_pages()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what batch systems send ends like Ctrl-C
     sys.exit(main())

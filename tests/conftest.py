@@ -28,9 +28,28 @@ ROOT = Path(__file__).parents[1]
 # The folder with all images of CIFAR-10 and the program `unpack`, beside the checkout.
 IMAGES = Path(os.environ.get("KCIFAR_TEST_IMAGES", ROOT.parent / "shared" / "cifar10"))
 NO_IMAGES = f"needs the images of CIFAR-10: no 'unpack' in {IMAGES}"
+# The files that take longest: half a minute or more. Begun first, none is left to one process while others have ended.
+LONG = [
+    "tests/test_train.py",
+    "tests/models/test_pretrained_networks.py",
+    "tests/backend/test_accelerate_applications.py",
+    "tests/experiment/test_part.py",
+    "tests/parity/test_sam_resnet20.py",
+    "tests/callbacks/test_unfreeze.py",
+    "tests/models/test_small_networks.py",
+    "tests/parity/test_report_b.py",
+    "tests/evaluation/test_onnx.py",
+    "tests/test_notebooks.py",
+    "tests/test_throughput.py",
+]
 NO_GPU = "needs a GPU"
 NO_CHROMIUM = "needs Chromium and its driver (Debian's packages chromium and chromium-driver)"
 NO_KERAS_CV = "needs KerasCV, which is not installed here: make test-cv"
+
+
+def pytest_collection_modifyitems(items):
+    place = {ROOT / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python
-# A process a core, each with files of its own: what a file compiles on JAX is compiled once.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# A process a core, each with files of its own: what a file compiles on JAX is compiled once. In tests/conftest.py's order.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo                               train on shapes that kcifar draws itself, half a minute on 2 cores"
@@ -21,7 +21,15 @@ $(ENVIRONMENT): pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
-demo: $(ENVIRONMENT)
+# Without what only the tests need, which `make test` adds to the same environment.
+.venv/demo: pyproject.toml
+	@echo "make demo: installing kcifar in .venv with all that it needs, torch, JAX and Keras among it; this takes minutes, once"
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+demo: $(if $(wildcard $(ENVIRONMENT)),$(ENVIRONMENT),.venv/demo)
+	@echo "make demo: training on shapes that kcifar draws itself, half a minute on 2 cores; the run goes to runs/"
 	$(RUN) -m kcifar.train recipes/demo.py $(ARGS)
 
 train: $(ENVIRONMENT)

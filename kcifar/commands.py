@@ -1,8 +1,10 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from kcifar.errors import InputError
@@ -24,10 +26,8 @@ def use_huge_pages():
 
 
 def start(main):
-    """Runs a command's `main` as a program does: Ctrl-C and what batch systems send end it alike. Its exit code."""
+    """Runs a command's `main` as a program does; its exit code."""
     use_huge_pages()
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell has its background jobs ignore it
-        signal.signal(number, signal.default_int_handler)
     return main()
 
 
@@ -47,13 +47,14 @@ def run_command(parser, work, arguments=None):
     """Parses the arguments and calls `work(options)`.
 
     Returns:
-        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C.
+        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C and SIGTERM.
     """
     options = parser.parse_intermixed_args(arguments)
     try:
-        _check_backend()
-        _import(getattr(options, "modules", ()))
-        work(options)
+        with _interruptible():
+            _check_backend()
+            _import(getattr(options, "modules", ()))
+            work(options)
         return 0
     except InputError as error:
         return _complain(parser, error)
@@ -66,6 +67,24 @@ def run_command(parser, work, arguments=None):
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Within it SIGINT and SIGTERM, which batch systems send, raise KeyboardInterrupt; a handler that is there stays.
+
+    What a script starts in the background, as `nohup make test &`, has SIGINT ignored, and Python leaves it so.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for number, unhandled in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(number) == unhandled:
+                handlers[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _check_backend():

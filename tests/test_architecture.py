@@ -94,8 +94,12 @@ def test_help_imports_nothing_heavy(command):
 CHOICE = "import json, os, sys; {first}; import kcifar, keras; print(json.dumps([keras.backend.backend()]))"
 
 
-def test_torch_is_the_default_backend():
-    assert json.loads(run_python("-c", CHOICE.format(first="pass")).stdout) == ["torch"]
+def test_torch_is_the_default_backend(tmp_path):
+    """Of kcifar: Keras's own is TensorFlow, and what its file of settings in the home says comes after the variable."""
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text('{"backend": "tensorflow"}')
+    program = CHOICE.format(first="pass")
+    assert json.loads(run_python("-c", program, KERAS_HOME=str(tmp_path / ".keras")).stdout) == ["torch"]
 
 
 def test_the_variable_decides_the_backend():

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -53,6 +54,8 @@ def run_command(parser, work, arguments=None):
     try:
         with _interruptible():
             _check_backend()
+            if getattr(options, "device", None):
+                _use_device(options.device)
             _import(getattr(options, "modules", ()))
             work(options)
         return 0
@@ -85,6 +88,36 @@ def _interruptible():
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def add_device_option(parser):
+    """Adds `--device`, which `run_command` follows. Commands that are started by this one take the same device."""
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        default=os.environ.get("KCIFAR_DEVICE"),
+        help="compute on cpu, cuda:0, cuda:1, … (default: the variable KCIFAR_DEVICE, else a GPU where there is one)",
+    )
+
+
+def _use_device(name):
+    known = re.fullmatch(r"cpu|mps|(?:cuda|gpu|tpu|xpu)(?::\d+)?", name)
+    if known and os.environ.get("KERAS_BACKEND") == "jax":
+        if name == "cpu":
+            os.environ["JAX_PLATFORMS"] = "cpu"  # else JAX takes memory of a GPU all the same
+    elif known:
+        os.environ["KERAS_TORCH_DEVICE"] = name.replace("gpu", "cuda")  # read when Keras is imported
+
+    from kcifar import backend
+
+    backend.use_device(name)
+    os.environ["KCIFAR_DEVICE"] = name
+
+
+def know_ensembles(runs):
+    """Has Keras know the layer of an ensemble that votes hard, where one of what was found may be such a file."""
+    if any(run.recipe is None for run in runs):
+        from kcifar.voting import Voting  # noqa: F401
 
 
 def _check_backend():

@@ -3,17 +3,20 @@
 import argparse
 import sys
 
-from kcifar.commands import add_import_option, run_command, start
+from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
 Prints accuracy with its 95 % interval (Wilson's), top-2 accuracy, loss, Brier score and expected calibration error,
 these also with a temperature fitted on the run's validation images, accuracy of each class, the confusion matrix, and
-the most confident mistakes. What the model predicts is kept in RUN/predictions.
+the most confident mistakes. What the model predicts is kept in RUN/predictions, of a file
+nowhere. Of a model that no recipe was trained by, --data gives the images; without validation images no temperature
+is fitted.
 
 examples:
   python -m kcifar.evaluate runs/mixup-seed42
   python -m kcifar.evaluate runs/mixup-seed42 --data cifar-10-python.tar.gz
+  python -m kcifar.evaluate ensemble.keras --data cifar-10-python.tar.gz
   python -m kcifar.evaluate runs/mixup-seed42 --tta flip+shift
   python -m kcifar.evaluate runs/mixup-seed42 --export onnx
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness
@@ -37,7 +40,12 @@ def _parser():
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help="a folder that kcifar.train wrote")
+    parser.add_argument(
+        "run",
+        metavar="RUN_OR_FILE",
+        help="a folder that kcifar.train wrote; with --data also one that kcifar.callbacks.Checkpoint wrote, or a "
+        ".keras file: any classifier of images that gives logits or probabilities",
+    )
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the run)")
     parser.add_argument(
         "--tta",
@@ -46,7 +54,7 @@ def _parser():
         help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6, shifted by a pixel too)",
     )
     parser.add_argument(
-        "--export", choices=("onnx",), help="write the model as RUN/best.onnx too, checked against Keras"
+        "--export", choices=("onnx",), help="write the model beside its file as .onnx too, checked against Keras"
     )
     sharpness = parser.add_argument_group("sharpness of the minimum, by the recipe's loss on training images")
     sharpness.add_argument(
@@ -56,6 +64,7 @@ def _parser():
     )
     sharpness.add_argument("--rho", metavar="RHO", type=float, help=f"radius (default: {_RHO})")
     sharpness.add_argument("--images", metavar="N", type=int, help=f"the first N training images (default: {_IMAGES})")
+    add_device_option(parser)
     add_import_option(parser)
     return parser
 
@@ -68,9 +77,12 @@ def _evaluate(options):
             raise InputError(f"{name} is {value}; expected above 0")
 
     from kcifar.evaluation.assessment import assess
-    from kcifar.runs import folder
+    from kcifar.runs import saved
 
-    run = folder.find(options.run)
+    run = saved.find(options.run)
+    if options.sharpness and run.recipe is None:
+        raise InputError(f"--sharpness is of a recipe's loss, and '{run.path}' has no recipe: leave it out")
+    know_ensembles([run])
     found = assess(run, options.data, options.tta or "none")
     print(found.text())
     if options.export:

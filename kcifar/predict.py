@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from kcifar.commands import add_import_option, run_command, start
+from kcifar.commands import add_device_option, add_import_option, run_command, start
 from kcifar.errors import InputError
 from kcifar.output import printable
 
@@ -46,14 +46,15 @@ def _parser():
     parser.add_argument(
         "model",
         metavar="RUN_OR_FILE",
-        help="a folder that kcifar.train wrote (its best model is taken), or a .keras file: any classifier of images "
-        "that gives logits or probabilities",
+        help="a folder that kcifar.train or kcifar.callbacks.Checkpoint wrote (its best model is taken), or a .keras "
+        "file: any classifier of images that gives logits or probabilities",
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of images")
     parser.add_argument(
         "--top", metavar="N", type=_top, help=f"how many classes, the most probable first (default: {_TOP})"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document: a list with an item per image")
+    add_device_option(parser)
     add_import_option(parser)
     return parser
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import add_import_option, run_command, start
+from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
 
 _EXAMPLES = """\
 examples:
@@ -26,19 +26,27 @@ def _parser():
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder that kcifar.train wrote, or a folder of such")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a folder that kcifar.train wrote, or a folder of such; with --data also one that "
+        "kcifar.callbacks.Checkpoint wrote, or a .keras file",
+    )
     parser.add_argument(
         "--out", metavar="FILE.html", help="the file (default: report.html, of one run in its folder, else here)"
     )
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the runs)")
+    add_device_option(parser)
     add_import_option(parser)
     return parser
 
 
 def _report(options):
-    from kcifar.runs import folder
+    from kcifar.runs import saved
 
-    runs = folder.find_all(options.runs)
+    runs = saved.find_all(options.runs)
+    know_ensembles(runs)
 
     from kcifar.evaluation.reporting import write_report
 

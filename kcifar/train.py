@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kcifar.commands import run_command, start
+from kcifar.commands import add_device_option, run_command, start
 from kcifar.errors import InputError
 from kcifar.output import say
 
@@ -73,6 +73,7 @@ def _parser():
         choices=("recipes", "models", "transforms", "losses", "optimizers", "schedules", "callbacks"),
         help="what there is to name in a recipe, with arguments and defaults",
     )
+    add_device_option(parser)
     return parser
 
 

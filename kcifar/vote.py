@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from kcifar.commands import add_import_option, run_command, start
+from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -38,7 +38,13 @@ def _parser():
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder that kcifar.train wrote, or one with several")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a folder that kcifar.train wrote, or one with several; with --data also one that "
+        "kcifar.callbacks.Checkpoint wrote, or a .keras file",
+    )
     parser.add_argument("--data", metavar="SOURCE", help="the images from elsewhere (default: those of the first run)")
     parser.add_argument(
         "--mode",
@@ -55,6 +61,7 @@ def _parser():
         help="compare with the mean of the weights of all runs, of one architecture; BatchNorm's statistics found anew",
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    add_device_option(parser)
     add_import_option(parser)
     return parser
 
@@ -65,10 +72,12 @@ def _vote(options):
     if options.export and not options.out:
         raise InputError("--export writes beside the ensemble's file: give --out FILE.keras too")
 
-    from kcifar.runs import folder
+    from kcifar.runs import saved
     from kcifar.voting.election import elect
 
-    election = elect(folder.find_all(options.runs), options.mode, options.data, options.soup)
+    runs = saved.find_all(options.runs)
+    know_ensembles(runs)
+    election = elect(runs, options.mode, options.data, options.soup)
     for warning in election.members.warnings:
         print(f"vote: warning: {warning}", file=sys.stderr)
     if options.json:

@@ -16,14 +16,49 @@ def compiled(function):
     return jax.jit(function)
 
 
+def use_device(name):
+    """Has all that this process computes be computed on the device of this name. Called before anything is computed.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", "tpu:0"; "gpu" for "cuda".
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    devices = {_name(device): device for device in [*_cpu(), *jax.devices()]}
+    wanted = name.replace("gpu", "cuda")
+    wanted = f"{wanted}:0" if wanted in ("cuda", "tpu") else wanted
+    if wanted not in devices:
+        raise InputError(f"the device is '{name}', which is not here; expected {' or '.join(devices)}")
+    jax.config.update("jax_default_device", devices[wanted])
+
+
+def _cpu():
+    try:
+        return jax.devices("cpu")[:1]
+    except RuntimeError:  # the variable JAX_PLATFORMS names others only
+        return []
+
+
+def _name(device):
+    platform = "cuda" if device.platform == "gpu" else device.platform
+    return platform if platform == "cpu" else f"{platform}:{device.id}"
+
+
+def _device():
+    """That arrays are made on."""
+    (device,) = jnp.zeros(()).devices()
+    return device
+
+
 def describe():
     """The device that training runs on, and the library's version, as a dict for `environment.json`."""
-    return {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    return {"jax": jax.__version__, "device": _device().device_kind}
 
 
 def peak_device_bytes():
     """The most memory that arrays took on the GPU so far, in bytes; 0 without a GPU."""
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return (_device().memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 def use_deterministic_algorithms():
@@ -31,6 +66,15 @@ def use_deterministic_algorithms():
     flags = os.environ.get("XLA_FLAGS", "")
     if "--xla_gpu_deterministic_ops" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def generator_states():
+    """An empty list: JAX has no global generator of random numbers."""
+    return []
+
+
+def restore_generators(states):
+    """Nothing: JAX has no global generator of random numbers."""
 
 
 def prepares_ahead():

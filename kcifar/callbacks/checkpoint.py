@@ -7,7 +7,9 @@ import numpy as np
 from keras import ops
 
 from kcifar.callbacks.early_stopping import better
+from kcifar.data.batches import begin_training_epoch, end_training
 from kcifar.errors import InputError
+from kcifar.runs import generators
 from kcifar.runs.state import load_state, save_model, save_state
 
 
@@ -21,7 +23,8 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves the best model so far, and after every epoch all that an exact resume needs.
 
     `folder/best.keras` opens in plain Keras, without the optimizer. `folder/last/state.npz` holds weights, moving
-    statistics, seeds, optimizer slots and the callbacks' state. Each is written whole or not at all.
+    statistics, seeds, optimizer slots, the state of the callbacks named, and that of the global generators of random
+    numbers (Python's, NumPy's, torch's), by which Keras shuffles. Each is written whole or not at all.
 
     Put it behind the callbacks whose figures it watches and whose state it saves:
 
@@ -29,12 +32,19 @@ class Checkpoint(keras.callbacks.Callback):
         first = checkpoint.resume(model) if again else 0
         model.fit(batches, initial_epoch=first, callbacks=[early_stopping, checkpoint], …)
 
+    The epochs that follow are then those of a training that was not interrupted, to the last bit, on the same machine
+    and software: with `kcifar.data.Batches`, which learn the epoch from this callback, and with what begins anew in
+    every epoch, as arrays do, whether or not Keras shuffles them. Not with data that keep a place or a generator of
+    their own, as Python's generators do; not with `steps_per_epoch` below the number of batches; and not with other
+    callbacks that have a state and are not in `stateful`, as `keras.callbacks.ReduceLROnPlateau`.
+
     Args:
         folder: of the run; made where it does not exist.
         monitor: the figure that tells which epoch is best (see `EarlyStopping`); None: the last one is.
         from_epoch: the first epoch, counted from 1, that may be the best; of a run that ends before, it is the last.
         stateful: callbacks with `state()` and `restore(state)`.
         saved: the model that is saved as the best, where that is not the trained one but shares its weights.
+        mode: of `monitor`, see `EarlyStopping`.
 
     Attributes:
         best: the best value so far, or None.
@@ -42,10 +52,13 @@ class Checkpoint(keras.callbacks.Callback):
         stopped: whether training was ended before its last epoch (early stopping).
 
     Raises:
-        InputError: at the end of an epoch: `monitor` is not in the log, or a weight is NaN or infinite.
+        InputError: another `mode`, or a `monitor` that needs one. When training begins: a model that is neither
+            functional nor sequential, another first epoch than `resume` gave, `Batches` with another
+            `steps_per_epoch` than they have. At the end of an epoch: `monitor` is not in the log, or a weight is NaN
+            or infinite.
     """
 
-    def __init__(self, folder, monitor, from_epoch=1, stateful=(), saved=None):
+    def __init__(self, folder, monitor, from_epoch=1, stateful=(), saved=None, mode=None):
         super().__init__()
         self.folder = Path(folder)
         self.monitor = monitor
@@ -55,7 +68,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.best = None
         self.best_epoch = None
         self.stopped = False
-        self._sign = -1 if monitor and better(monitor) == "min" else 1
+        self._sign = -1 if monitor and better(monitor, mode) == "min" else 1
+        self._resumed = None  # the record of what `resume` gave, until training begins
+        self._first_epoch = None  # the one that training has to begin with
+        self._epoch = None  # the `TrainingEpoch` that runs
 
     @property
     def best_path(self):
@@ -82,10 +98,36 @@ class Checkpoint(keras.callbacks.Callback):
         self.best, self.best_epoch, self.stopped = record["best"], record["best_epoch"], record["stopped"]
         for callback, state in zip(self.stateful, record["callbacks"], strict=True):
             callback.restore(state)
+        self._resumed = record
         return record["epochs"]
 
     def on_train_begin(self, logs=None):
+        _expect_savable(self.saved or self.model)
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
+        resumed, self._resumed = self._resumed, None
+        self._first_epoch = resumed and resumed["epochs"]
+        if resumed and "generators" in resumed:
+            generators.restore(resumed["generators"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._first_epoch not in (None, epoch):
+            raise InputError(
+                f"Checkpoint was resumed behind epoch {self._first_epoch}, but fit begins with epoch {epoch + 1}: give "
+                f"it initial_epoch={self._first_epoch}, which resume() returned"
+            )
+        self._first_epoch = None
+        self._epoch = begin_training_epoch(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        read, steps = self._epoch.batches_read, self.params["steps"]  # Keras has begun to read, and nothing else yet
+        if batch == 0 and read not in (None, steps):
+            raise InputError(
+                f"Checkpoint: fit(steps_per_epoch={steps}) of Batches that are {read} an epoch cannot be resumed "
+                "exactly: leave steps_per_epoch out, or give Batches of fewer images (split.take)"
+            )
+
+    def on_train_end(self, logs=None):
+        end_training()
 
     def on_epoch_end(self, epoch, logs=None):
         self._expect_finite(epoch)
@@ -99,6 +141,7 @@ class Checkpoint(keras.callbacks.Callback):
             "best_epoch": self.best_epoch,
             "stopped": self.stopped,
             "callbacks": [callback.state() for callback in self.stateful],
+            "generators": generators.states(),
         }
         save_state(self.state_path, self.model, record)
 
@@ -123,3 +166,12 @@ class Checkpoint(keras.callbacks.Callback):
         if improved:
             self.best = value
         return improved
+
+
+def _expect_savable(model):
+    if not (getattr(model, "inputs", None) and getattr(model, "outputs", None)):
+        raise InputError(
+            f"Checkpoint: the model '{model.name}' is a {type(model).__name__}, neither functional nor sequential, so "
+            "best.keras would not open in plain Keras: give Checkpoint(…, saved=keras.Model(inputs, model(inputs))), "
+            "inputs = keras.Input(…)"
+        )

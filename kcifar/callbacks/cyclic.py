@@ -29,7 +29,8 @@ class CyclicLR(keras.callbacks.Callback):
         unit: what a step is: a `batch`, or an `epoch` (where a PyTorch program calls `scheduler.step()` once an epoch).
 
     Raises:
-        InputError: an argument outside its range.
+        InputError: an argument outside its range; when training begins, where the unit is an epoch and Keras does not
+            know how many steps it has.
     """
 
     def __init__(self, base, maximum, step_size_up, step_size_down=None, mode="triangular", gamma=1.0, unit="batch"):
@@ -77,6 +78,11 @@ class CyclicLR(keras.callbacks.Callback):
         )
 
     def on_train_begin(self, logs=None):
+        if self.unit == "epoch" and self.params["steps"] is None:
+            raise InputError(
+                "CyclicLR(unit='epoch') has to know the steps of an epoch, which Keras cannot tell of these data: give "
+                "fit(…, steps_per_epoch=…)"
+            )
         self.model.optimizer.learning_rate = self.schedule(self.params["steps"])
         # A step that JAX compiled in an earlier `fit` has that one's schedule in it.
         self.model.make_train_function(force=True)

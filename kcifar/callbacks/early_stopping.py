@@ -1,8 +1,15 @@
 """Early stopping that a resumed run continues."""
 
+import re
+
 import keras
 
 from kcifar.errors import InputError
+
+_ENDINGS = {
+    "max": ("accuracy", "acc", "auc", "precision", "recall", "f1_score", "fbeta_score", "iou"),
+    "min": ("loss", "error", "mse", "mae", "divergence", "crossentropy"),
+}
 
 
 class EarlyStopping(keras.callbacks.EarlyStopping):
@@ -12,16 +19,18 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
 
     Args:
         patience: epochs without improvement, at least 1.
-        monitor: the figure's name in the log; larger is better where it ends in "accuracy", smaller where in "loss".
+        monitor: the figure's name in the log.
+        mode: "max" where larger values are better, "min" where smaller ones are; None: told by the name
+            where that ends as those of accuracies, areas under curves, F-scores, losses or errors do.
 
     Raises:
-        InputError: a patience below 1, or a figure of which it cannot be told what is better.
+        InputError: a patience below 1, another mode, or a figure of which it cannot be told what is better.
     """
 
-    def __init__(self, patience, monitor):
+    def __init__(self, patience, monitor, mode=None):
         if patience < 1:
             raise InputError(f"EarlyStopping(patience={patience}): expected at least 1 epoch")
-        super().__init__(monitor, patience=patience, mode=better(monitor))
+        super().__init__(monitor, patience=patience, mode=better(monitor, mode))
         self._restored = {}
 
     def state(self):
@@ -38,13 +47,26 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        for name, value in self._restored.items():
+        restored, self._restored = self._restored, {}  # a second `fit` begins anew
+        for name, value in restored.items():
             setattr(self, name, value)
 
 
-def better(monitor):
-    """'max' or 'min': which values of a logged figure are the better ones, told by its name."""
-    for ending, mode in (("accuracy", "max"), ("loss", "min")):
-        if monitor.endswith(ending):
-            return mode
-    raise InputError(f"monitor is '{monitor}'; expected a figure of the log whose name ends in 'accuracy' or 'loss'")
+def better(monitor, mode=None):
+    """'max' or 'min': which values of a logged figure are the better ones; by its name, where no mode says it.
+
+    Larger ones of names that end as Keras's accuracies, areas under curves, precisions, recalls, F-scores and overlaps
+    do; smaller ones of losses, errors, divergences and cross-entropies. Keras's number behind a name does not count.
+    """
+    if mode in ("max", "min"):
+        return mode
+    if mode is not None:
+        raise InputError(f"mode is '{mode}'; expected max, min, or None where the name of '{monitor}' says which")
+    name = re.sub(r"_\d+$", "", monitor)
+    for found, endings in _ENDINGS.items():
+        if name.endswith(endings):
+            return found
+    raise InputError(
+        f"monitor is '{monitor}', of which the name does not say which values are better; expected mode='max' or "
+        "mode='min' beside it, or a name that ends as accuracy, auc or loss do"
+    )

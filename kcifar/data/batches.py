@@ -1,5 +1,7 @@
 """Batches of a split for `model.fit`, transformed on the device."""
 
+import dataclasses
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -10,12 +12,48 @@ from kcifar import backend, chance
 from kcifar.errors import InputError
 
 
+@dataclasses.dataclass(eq=False)
+class TrainingEpoch:
+    """An epoch of a training, of which Keras tells callbacks, but not what it reads its batches from.
+
+    Attributes:
+        number: counted from 0.
+        batches_read: how many batches the last `Batches` has that Keras began to read in it; None before the first.
+    """
+
+    number: int
+    batches_read: int | None = None
+
+
+class _Running(threading.local):
+    epoch = None
+
+
+_running = _Running()
+
+
+def begin_training_epoch(number):
+    """Has each `Batches` that Keras reads in this thread from now on be of this epoch; returns the `TrainingEpoch`.
+
+    For callbacks, in `on_epoch_begin`: Keras begins to read the training's batches behind it.
+    """
+    _running.epoch = TrainingEpoch(number)
+    return _running.epoch
+
+
+def end_training():
+    """Has each `Batches` count its epochs by itself again."""
+    _running.epoch = None
+
+
 class Batches(keras.utils.PyDataset):
     """A split as batches (images, labels) for `fit`, `evaluate` and `predict`, the same bytes on every backend.
 
     Images are (batch, height, width, 3) with values 0–255, uint8 until a transform makes them float32; labels are
     one-hot float32 (batch, classes). Order and transforms are drawn from (seed, epoch, step), see `kcifar.chance`.
     Call `fit(batches, shuffle=False)`: by default Keras visits the batches in another order, from Python's generator.
+
+    A training with `kcifar.callbacks.Checkpoint` tells its epoch to all that are read in it, also those of validation.
 
     Args:
         split: a `kcifar.data.Split`. Its arrays are not copied.
@@ -27,7 +65,7 @@ class Batches(keras.utils.PyDataset):
 
     Attributes:
         epoch: the epoch that the next batch belongs to, counted from 0. Goes up by one when an epoch has been
-            served to its last batch; set it to continue a run elsewhere.
+            served to its last batch; set it to continue a training without a `Checkpoint`.
         image_shape: (height, width, channels) of an image behind the transforms.
 
     Raises:
@@ -63,6 +101,8 @@ class Batches(keras.utils.PyDataset):
         self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() and not on_host else None
         self._ahead = None, None  # (epoch, step) and the batch that the thread prepares
         self._served = 0
+        # What was told before is of a training that is over, if it was ended by an error.
+        self._followed = _running.epoch
 
     @property
     def num_batches(self):
@@ -111,6 +151,14 @@ class Batches(keras.utils.PyDataset):
             else:
                 steps.append((transform, shape))
         return steps, tuple(images.shape[1:])
+
+    def on_epoch_begin(self):
+        told = _running.epoch
+        if told is None:
+            return
+        told.batches_read = len(self)
+        if told is not self._followed:
+            self._followed, self.epoch = told, told.number
 
     def on_epoch_end(self):
         # Keras calls this also after a look at the first batch, before the first epoch.

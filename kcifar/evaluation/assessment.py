@@ -9,6 +9,7 @@ from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.scores import Scores, best_temperature
 from kcifar.output import printable
 from kcifar.runs.folder import expect_classes
+from kcifar.runs.saved import source_of
 
 _MISTAKES = 10
 _MOST_CLASSES = 20  # whose confusion fits on a screen
@@ -20,7 +21,7 @@ class Assessment:
     """What a run's best model is worth.
 
     Attributes:
-        run: a `kcifar.runs.folder.RunFolder`.
+        run: what `kcifar.runs.saved.find` gives.
         dataset: a `kcifar.data.Dataset`; with the run's validation split, where these data have one.
         tta: test-time augmentation.
         test: the `Scores` on the test images.
@@ -44,7 +45,7 @@ class Assessment:
         return [printable(name) for name in self.dataset.class_names]
 
     def export_onnx(self):
-        """Writes the best model as `RUN/best.onnx` and returns the path; InputError where the two differ."""
+        """Writes the best model beside its file as `.onnx` and returns the path; InputError where the two differ."""
         from kcifar.evaluation.models import open_model
         from kcifar.evaluation.onnx import COMPARED, export_onnx
 
@@ -55,7 +56,7 @@ class Assessment:
     def _head(self):
         views = "" if self.tta == "none" else f", test-time augmentation {self.tta}"
         lines = [f"{self.run.best} on {len(self.dataset.test):,} test images of {self.dataset.source}{views}"]
-        if self.run.recipe.select_on == "test":
+        if self.run.selected_on == "test":
             lines.append("the epoch was chosen on the test set itself: not an honest estimate")
         return "\n".join(lines)
 
@@ -71,11 +72,15 @@ class Assessment:
             scaled = "" if calibrated is None else f"  with temperature {getattr(calibrated, figure):.4f}"
             lines.append(f"{name:<19}{getattr(test, figure):.4f}{scaled}")
         if calibrated is None:
-            lines.append("temperature        not fitted: there are no images here that the run held out")
+            lines.append(f"temperature        not fitted: {self._why_no_temperature()}")
         else:
             images = f"{len(self.dataset.validation):,} validation images"
             lines.append(f"temperature        {self.temperature:.3f}, fitted on {images}")
         return "\n".join(lines)
+
+    def _why_no_temperature(self):
+        known = self.run.selected_on is not None
+        return "there are no images here that the run held out" if known else self.run.why_no_splits
 
     def _classes(self):
         return self._accuracies(range(len(self._names)))
@@ -133,16 +138,16 @@ def assess(run, source=None, tta="none"):
     """The `Assessment` of a run.
 
     Args:
-        run: a `kcifar.runs.folder.RunFolder`.
+        run: what `kcifar.runs.saved.find` gives.
         source: of test images from elsewhere; None for the run's data. The temperature is fitted where the images
             that the run held out are in them.
         tta: test-time augmentation, see `kcifar.evaluation.models.evaluate`.
 
     Raises:
-        InputError: the run has no best model, or it does not fit the data.
+        InputError: the run has no best model, or it does not fit the data; or there is no source.
     """
     run.expect_best()
-    dataset = data.load(source or run.recipe.data)
+    dataset = data.load(source or source_of([run]))
     expect_classes([run], dataset)
     test = predictions(run, "test", dataset.test, tta)
     own = run.splits(dataset)

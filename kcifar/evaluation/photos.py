@@ -13,7 +13,7 @@ from kcifar import data
 from kcifar.data import photos
 from kcifar.errors import InputError
 from kcifar.evaluation.models import expect_classifier, load_model, log_probabilities
-from kcifar.runs import folder
+from kcifar.runs import folder, saved
 from kcifar.runs.state import class_names_in
 
 _AT_ONCE = 32  # images in memory; few, because a user's own model may be large
@@ -63,7 +63,7 @@ class Predictions:
 
 
 def load(path):
-    """The `Classifier` at `path`: of a run's folder its best model, or that in a `.keras` file.
+    """The `Classifier` at `path`: of a run's or a checkpoint's folder the best model, or that in a `.keras` file.
 
     Its classes have the names that the run beside it was trained on, or that are in the file, as in an ensemble's;
     without either those of CIFAR-10 where it has 10, and "class 0", "class 1" and so on where it has another number.
@@ -75,7 +75,7 @@ def load(path):
     path = Path(path)
     if not path.exists():
         raise InputError(f"'{path}' does not exist; expected a folder that kcifar.train wrote, or a .keras file")
-    file = folder.find(path).expect_best() if path.is_dir() else path
+    file = saved.find(path).expect_best() if path.is_dir() else path
     model = load_model(file)
     expect_classifier(model, f"'{file}'")
     return Classifier(model, _class_names(file, model.outputs[0].shape[-1]))

@@ -14,10 +14,11 @@ from kcifar.runs.files import replacing
 def predictions(run, name, split, tta="none"):
     """The `Scores` of a run's best model on a split: from `RUN/predictions/` where they are there, else computed.
 
-    What is kept is of the checksums of the model's file and of the images; a file of others is written anew.
+    What is kept is of the checksums of the model's file and of the images; a file of others is written anew. Of a model
+    that is a file nothing is kept.
 
     Args:
-        run: a `kcifar.runs.folder.RunFolder`.
+        run: what `kcifar.runs.saved.find` gives.
         name: of the split, "test" or "validation".
         split: a `kcifar.data.Split`.
         tta: test-time augmentation, see `kcifar.evaluation.models.evaluate`.
@@ -27,14 +28,15 @@ def predictions(run, name, split, tta="none"):
     """
     path = run.predictions(name, tta)
     key = {"model": _sha256_of(run.expect_best()), "images": split.fingerprint}
-    kept = _kept(path, key)
+    kept = path and _kept(path, key)
     if kept is not None and kept.shape == (len(split), split.classes):
         return Scores(kept, split.labels)
 
     from kcifar.evaluation.models import evaluate, load_model  # they import Keras, which takes seconds
 
     scores = evaluate(load_model(run.best), split, tta)
-    keep(path, key, scores)
+    if path:
+        keep(path, key, scores)
     return scores
 
 

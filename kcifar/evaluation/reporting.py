@@ -12,6 +12,7 @@ from kcifar.runs.folder import expect_classes
 from kcifar.runs.report import records
 from kcifar.runs.report.page import render
 from kcifar.runs.report.reported import Reported
+from kcifar.runs.saved import source_of
 
 
 def write_report(runs, path, source=None, dataset=None):
@@ -20,9 +21,10 @@ def write_report(runs, path, source=None, dataset=None):
     What the best models predict is kept in the run folders, see `kcifar.evaluation.predictions`.
 
     Args:
-        runs: `kcifar.runs.folder.RunFolder`s, at least one.
+        runs: at least one, as `kcifar.runs.saved.find` gives them.
         path: of the HTML file.
-        source: what `kcifar.data.load` takes, for all runs; None for what each recipe names.
+        source: what `kcifar.data.load` takes, for all runs; None for what each recipe names, and the first of these
+            for a model without one.
         dataset: the `kcifar.data.Dataset` that the runs were trained on, where it is loaded already; it may have its
             validation split.
 
@@ -39,7 +41,7 @@ def write_report(runs, path, source=None, dataset=None):
         for read in (records.metrics, records.log):
             read(run)
     load = functools.cache(lambda source: dataset or data.load(source))
-    datasets = [load(source or run.recipe.data) for run in runs]
+    datasets = [load(source or run.source or source_of(runs)) for run in runs]
     _expect_comparable(runs, datasets)
     reported = [_reported(run, of) for run, of in zip(runs, datasets, strict=True)]
     write_text(path, render(reported, datasets[0].test, datasets[0].class_names, datasets[0].source))
@@ -58,11 +60,11 @@ def _expect_comparable(runs, datasets):
 def _reported(run, dataset):
     """What the report shows of a run."""
     test = predictions(run, "test", dataset.test)
-    if not run.recipe.validation and dataset.validation is None:
-        return Reported(run, test, not_fitted="the run has no validation images")
     own = run.splits(dataset)
     if own is None:
-        return Reported(run, test, not_fitted="the data given are not those that the run was trained on")
+        return Reported(run, test, not_fitted=run.why_no_splits)
+    if own.validation is None:
+        return Reported(run, test, not_fitted="the run has no validation images")
     validation = predictions(run, "validation", own.validation)
     temperature = best_temperature(validation)
     return Reported(run, test, validation, temperature, test.tempered(temperature))

@@ -53,11 +53,11 @@ def train(planned, run, resume=False, progress_every=None):
         progress,
     ]
 
-    batches.epoch = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
+    done = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
     schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
     figures.save(schedule, run.figure("learning_rate"))
     figures.save(figures.classes(planned.dataset.train, planned.dataset.class_names), run.figure("classes"))
-    if batches.epoch >= recipe.epochs or checkpoint.stopped:
+    if done >= recipe.epochs or checkpoint.stopped:
         say("this run was complete: only its figures and metrics.json are written again")
     else:
         log.feature_seconds += planned.part.compute_features(evaluation.splits)
@@ -66,7 +66,7 @@ def train(planned, run, resume=False, progress_every=None):
                 batches,
                 shuffle=False,  # they have an order of their own
                 epochs=recipe.epochs,
-                initial_epoch=batches.epoch,
+                initial_epoch=done,
                 callbacks=[callback for callback in callbacks if callback],
                 verbose=0,
             )

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import platform
-import re
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import kcifar
 from kcifar.checksum import sha256
 from kcifar.errors import InputError, some
 from kcifar.recipe import Recipe
+from kcifar.runs.commit import commit
 from kcifar.runs.files import UNFINISHED, remove_leftovers, replacing, write_json, write_text
 
 _PREVIEWS = ("classes", "transforms")
@@ -25,6 +25,8 @@ _PREVIEWS = ("classes", "transforms")
 
 class RunFolder:
     """A run's folder. Its files are attributes; every one is written whole or not at all."""
+
+    why_no_splits = "the data given are not those that the run was trained on"
 
     def __init__(self, path):
         self.path = Path(path)
@@ -77,6 +79,21 @@ class RunFolder:
         recipe = self.recipe
         how = recipe.validation, recipe.validation_seed
         return _split(dataset, *how) if _fingerprint(dataset, *how) == self.began_in().get("data_sha256") else None
+
+    @property
+    def source(self):
+        """Of the data that it was trained on: what `kcifar.data.load` takes."""
+        return self.recipe.data
+
+    @property
+    def selected_on(self):
+        """What its best epoch was chosen on: "validation", "test", or "last"."""
+        return self.recipe.select_on
+
+    @property
+    def ended(self):
+        """Whether its training is over."""
+        return self.metrics.exists()
 
     @property
     def recipe(self):
@@ -150,11 +167,11 @@ def _holds_more(run):
     return bool(set(run.path.iterdir()) - set(map(run.figure, _PREVIEWS)) - begun)
 
 
-def find(path):
-    """The run at `path`. Raises InputError where there is none."""
+def find(path, expected="a folder that kcifar.train wrote"):
+    """The run at `path`. Raises InputError where there is none; it says what was expected."""
     run = RunFolder(path)
     if not run.recipe_json.is_file():
-        raise InputError(f"'{path}' is no run ({_instead(run.path)}); expected a folder that kcifar.train wrote")
+        raise InputError(f"'{path}' is no run ({_instead(run.path)}); expected {expected}")
     return run
 
 
@@ -166,30 +183,15 @@ def _instead(path):
     return f"it has no recipe.json, but there is the run {below[0].parent}" if below else "it has no recipe.json"
 
 
-def find_all(paths):
-    """The runs at `paths`, and in each of these that is a folder of runs, those in it, by name.
-
-    Raises:
-        InputError: there is none at one of the paths, or one run is named twice.
-    """
-    runs = [run for path in paths for run in _runs_in(path)]
-    for place, run in enumerate(runs):
-        if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
-            raise InputError(f"the run '{run.path}' is named twice; expected each run once")
-    return runs
-
-
-def _runs_in(path):
-    inside = [RunFolder(child) for child in Path(path).glob("*") if (child / "recipe.json").is_file()]
-    if (Path(path) / "recipe.json").is_file() or not inside:
-        return [find(path)]
-    return sorted(
-        inside, key=lambda run: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.path.name)]
-    )
-
-
 def expect_classes(runs, dataset):
-    """Raises InputError unless all runs were trained on the data set's classes, in its order."""
+    """Raises InputError unless all runs were trained on the data set's classes, in its order, as far as that is known.
+
+    Args:
+        runs: `RunFolder`s, or what `kcifar.runs.saved.find` gives else.
+    """
+    runs = [run for run in runs if run.class_names is not None]
+    if not runs:
+        return
     first = runs[0]
     for run in runs[1:]:
         if run.class_names != first.class_names:
@@ -255,6 +257,7 @@ def environment(dataset):
         "class_names": list(dataset.class_names),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "kcifar": kcifar.__version__,
+        **commit(Path(kcifar.__file__)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

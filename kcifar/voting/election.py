@@ -55,7 +55,7 @@ class Election:
                     "validation_accuracy": found.validation[place].accuracy if found.validation else None,
                     "test_accuracy": scores.accuracy,
                     "test_accuracy_interval": scores.accuracy_interval(),
-                    "selected_on": run.recipe.select_on,
+                    "selected_on": run.selected_on,
                 }
                 for place, (run, scores) in enumerate(zip(found.runs, found.test, strict=True))
             ],
@@ -99,10 +99,10 @@ class Election:
         for place, (name, scores) in enumerate(zip(names, found.test, strict=True)):
             low, high = scores.accuracy_interval()
             validation = _percent(found.validation[place].accuracy if found.validation else None)
-            chosen_on_test = "*" if found.runs[place].recipe.select_on == "test" else ""
+            chosen_on_test = "*" if found.runs[place].selected_on == "test" else ""
             named = f"{place + 1:>2}  {name}{chosen_on_test}"
             lines.append(f"{named:<{width}}{validation:>10}  {scores.accuracy:6.2%}  {low:.1%} – {high:.1%}")
-        if any(run.recipe.select_on == "test" for run in found.runs):
+        if any(run.selected_on == "test" for run in found.runs):
             lines.append("* its epoch was chosen on the test set itself: not an honest estimate, nor is any below")
         return "\n".join(lines)
 
@@ -179,7 +179,7 @@ def elect(runs, mode="soft", source=None, with_soup=False):
     Args:
         runs: see `kcifar.voting.members.members`.
         mode: "soft" or "hard", of the ensemble that is named.
-        source: of the data; None for the first run's.
+        source: of the data; None for that of the first run that has one.
         with_soup: also the mean of the weights.
 
     Raises:

@@ -14,6 +14,7 @@ from kcifar.errors import InputError
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.scores import Scores
 from kcifar.runs.folder import expect_classes
+from kcifar.runs.saved import source_of
 
 _FEWEST_IN_COMMON = 500  # images: an accuracy on them is known to two points
 
@@ -23,7 +24,7 @@ class Members:
     """What the runs of an ensemble predict.
 
     Attributes:
-        runs: `kcifar.runs.folder.RunFolder`s.
+        runs: `kcifar.runs.folder.RunFolder`s or `kcifar.runs.saved.SavedModel`s.
         dataset: the `kcifar.data.Dataset`, as it was loaded.
         validation: of each run the `Scores` on the images that none of them was trained on; empty without such images.
         test: of each run the `Scores` on the test images.
@@ -41,8 +42,8 @@ def members(runs, source=None):
     """The `Members` that runs are, their predictions from their folders where they are kept there.
 
     Args:
-        runs: at least two `kcifar.runs.folder.RunFolder`s.
-        source: of the data; None for the first run's.
+        runs: at least two, as `kcifar.runs.saved.find` gives them.
+        source: of the data; None for that of the first run that has one.
 
     Raises:
         InputError: fewer than two runs, different class lists, a run without a best model, or a damaged one.
@@ -50,7 +51,7 @@ def members(runs, source=None):
     if len(runs) < 2:
         found = f"one member, '{runs[0].path}'" if runs else "no members"
         raise InputError(f"{found}; expected at least two runs, or a folder with them")
-    dataset = data.load(source or runs[0].recipe.data)
+    dataset = data.load(source or source_of(runs))
     expect_classes(runs, dataset)
     for run in runs:
         run.expect_best()
@@ -65,19 +66,19 @@ def members(runs, source=None):
 
 
 def _unfinished(runs):
-    paths = [str(run.path) for run in runs if not run.metrics.exists()]
+    paths = [str(run.path) for run in runs if not run.ended]
     return [f"{', '.join(paths)}: not ended yet; the best epoch so far votes"] if paths else []
 
 
 def _held_out(runs, dataset):
     """(rows of the training images that no run was trained on, what to warn of); of the data's own validation images
     where they have such."""
+    others = [run for run in runs if run.splits(dataset) is None]
+    if others:
+        which = "; ".join(f"{run.path}: {run.why_no_splits}" for run in others)
+        return np.arange(0), [f"{which}, so no image of {dataset.source} counts as held out: no size is chosen"]
     own = [_held_out_by(run, dataset) for run in runs]
     common = functools.reduce(np.intersect1d, own)
-    others = [str(run.path) for run in runs if run.splits(dataset) is None]
-    if others:
-        which = f"{', '.join(others)}: trained on other images than {dataset.source} has"
-        return common[:0], [f"{which}, so none of these counts as held out: no size is chosen"]
     if not len(common):
         return common, ["no training image was held out from all members: no size is chosen, as it would leak"]
     if all(len(rows) == len(common) for rows in own):

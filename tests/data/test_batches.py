@@ -318,7 +318,7 @@ def test_batches_prepared_ahead_are_the_same(ahead, monkeypatch):
     for epoch in range(2):
         for step in (*range(len(batches)), 1, 0):
             expected.epoch = epoch
-            for got, wanted in zip(batches[step], expected._batch(epoch, step), strict=True):
+            for got, wanted in zip(batches[step], expected.at(epoch, step), strict=True):
                 np.testing.assert_array_equal(ops.convert_to_numpy(got), ops.convert_to_numpy(wanted))
         batches.on_epoch_end()
 

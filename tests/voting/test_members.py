@@ -11,7 +11,7 @@ from keras import layers
 
 from kcifar import InputError, data, recipe
 from kcifar.data.dataset import validation_rows
-from kcifar.runs import folder
+from kcifar.runs import folder, saved
 from kcifar.voting.members import members
 
 pytestmark = pytest.mark.once
@@ -177,7 +177,7 @@ def test_a_member_that_was_trained_on_other_images(images, tmp_path):
     assert len(found.warnings) == 1
     assert str(runs[1].path) in found.warnings[0]
     assert f"{runs[0].path}" not in found.warnings[0].partition(":")[0]
-    assert "other images" in found.warnings[0]
+    assert "the data given are not those that the run was trained on" in found.warnings[0]
     np.testing.assert_array_equal(found.test[1].labels, data.load(images).test.labels)
 
 
@@ -247,7 +247,7 @@ def test_a_folder_of_runs_is_its_runs_in_natural_order(images, tmp_path):
         shutil.copytree(make_run(tmp_path / "made" / name, images).path, tmp_path / "runs" / name)
     (tmp_path / "runs" / "no run").mkdir()
     (tmp_path / "runs" / "notes.txt").write_text("")
-    found = folder.find_all([tmp_path / "made" / "seed2", tmp_path / "runs"])
+    found = saved.find_all([tmp_path / "made" / "seed2", tmp_path / "runs"])
     assert [str(run.path.relative_to(tmp_path)) for run in found] == [
         "made/seed2",
         *(f"runs/{name}" for name in ("other", "seed1", "seed2", "seed10")),
@@ -259,11 +259,11 @@ def test_a_run_that_is_named_twice(images, tmp_path):
     make_run(tmp_path / "runs" / "seed1", images)
     for paths in (["runs/seed0", "runs/seed0"], ["runs", "runs/seed1"], ["runs/seed0", "runs/../runs/seed0"]):
         with pytest.raises(InputError, match="named twice"):
-            folder.find_all([tmp_path / path for path in paths])
+            saved.find_all([tmp_path / path for path in paths])
 
 
 def test_paths_that_are_no_runs(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "nothing"):
         with pytest.raises(InputError, match=f"{name}' is no run"):
-            folder.find_all([tmp_path / name])
+            saved.find_all([tmp_path / name])

@@ -2,9 +2,12 @@
 
 from kcifar.backend.torch.device import (
     describe,
+    generator_states,
     peak_device_bytes,
     prepares_ahead,
+    restore_generators,
     use_deterministic_algorithms,
+    use_device,
 )
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
 from kcifar.backend.torch.graph import use_native_kernels
@@ -22,6 +25,7 @@ __all__ = [
     "clipped",
     "compiled",
     "describe",
+    "generator_states",
     "gradients",
     "hessian_product",
     "known_values",
@@ -29,11 +33,13 @@ __all__ = [
     "peak_device_bytes",
     "prepares_ahead",
     "resampled",
+    "restore_generators",
     "switch",
     "train_step",
     "update_adam",
     "update_sgd",
     "use_deterministic_algorithms",
+    "use_device",
     "values_between_steps",
     "write_onnx",
 ]

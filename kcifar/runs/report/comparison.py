@@ -63,7 +63,7 @@ def _table(runs):
     """The titles of the columns, each with a cell for every run."""
     columns = {
         "Recipe": [_cell(each.name, str) for each in runs],
-        "Seed": [_cell(each.recipe.seed, str) for each in runs],
+        "Seed": [_cell(each.recipe and each.recipe.seed, _whole_number) for each in runs],
         "Test accuracy": [_cell(each.test.accuracy, percent, interval(each.test.accuracy_interval())) for each in runs],
         "Validation accuracy": [_cell(each.validation and each.validation.accuracy, percent) for each in runs],
         "Loss": [_cell(each.test.loss, _decimals) for each in runs],
@@ -82,6 +82,10 @@ def _cell(figure, written, note=""):
     """What is sorted by, "" where it is not known, and what is shown."""
     text = written(figure)
     return {"value": "" if text == UNKNOWN else figure, "text": text, "note": note}
+
+
+def _whole_number(figure):
+    return number(figure, "")
 
 
 def _decimals(figure):
@@ -121,14 +125,21 @@ def _per_class(runs, class_names):
 
 
 def _differences(recipes):
-    """The fields that are not the same in all recipes, each with its value in every one."""
-    names = [field.name for field in dataclasses.fields(recipes[0])]
-    values = {name: [getattr(recipe, name) for recipe in recipes] for name in names}
-    return [(name, list(map(value, found))) for name, found in values.items() if any(v != found[0] for v in found)]
+    """The fields that are not the same in all recipes known, each with its value in every one."""
+    known = [recipe for recipe in recipes if recipe]
+    found = []
+    for name in [field.name for field in dataclasses.fields(known[0])] if known else []:
+        values = [getattr(recipe, name) for recipe in known]
+        if any(each != values[0] for each in values):
+            found.append((name, [value(getattr(recipe, name)) if recipe else UNKNOWN for recipe in recipes]))
+    return found
 
 
 def verdict(recipes):
-    """In a sentence, what the recipes differ in."""
+    """In a sentence, what the recipes differ in, as far as they are known."""
+    if not all(recipes):
+        differing = ", ".join(name for name, _ in _differences(recipes)) or "nothing"
+        return f"Not every recipe is known; those that are differ in {differing}."
     differing = [name for name, _ in _differences(recipes)]
     if not differing:
         return "The recipes are the same."

@@ -13,7 +13,7 @@ _NUMBERS = ("test_accuracy", "best_epoch", "selected_accuracy",
 
 def metrics(run):
     """What `metrics.json` holds; {} where there is none yet. Raises InputError where it is damaged."""
-    if not run.metrics.exists():
+    if not (run.metrics and run.metrics.exists()):
         return {}
     found = _json(run.metrics)
     for name in _NUMBERS:
@@ -29,7 +29,7 @@ def metrics(run):
 
 def log(run):
     """The rows of `log.csv`, dicts of floats; [] where there is none. Raises InputError where it is damaged."""
-    if not run.log.exists():
+    if not (run.log and run.log.exists()):
         return []
     try:
         with open(run.log, encoding="utf-8", newline="") as file:

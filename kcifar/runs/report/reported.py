@@ -12,7 +12,7 @@ class Reported:
     """A run, what its best model predicts, and what it wrote about itself.
 
     Args:
-        run: its folder.
+        run: its folder; or a `kcifar.runs.saved.SavedModel`, whose metrics, rows, environment and recipe are empty.
         test: `kcifar.evaluation.scores.Scores` on the test images.
         validation: those on the validation images; None where there are none, or others than it was trained without.
         temperature: fitted on validation; None with `validation`.
@@ -44,13 +44,18 @@ class Reported:
 
     @functools.cached_property
     def recipe(self):
-        """The resolved recipe."""
+        """The resolved recipe; None of a saved model."""
         return self.run.recipe
 
     @functools.cached_property
     def name(self):
         """The name of its recipe."""
         return records.recipe_name(self.run)
+
+    @property
+    def title(self):
+        """Its name and, where that is known, its seed."""
+        return f"{self.name}, seed {self.recipe.seed}" if self.recipe else self.name
 
     @property
     def folder(self):
@@ -64,9 +69,15 @@ class Reported:
 
     @property
     def selection(self):
-        """How its epoch was chosen, in words."""
+        """How its epoch was chosen, in words; "" where that is not known."""
         return {
             "validation": "chosen on validation",
             "test": "chosen on the test set itself: not an honest estimate",
             "last": "the last one, unchosen",
-        }[self.metrics.get("selected_on") or self.recipe.select_on]
+            None: "",
+        }[self.selected_on]
+
+    @property
+    def selected_on(self):
+        """What its epoch was chosen on; None where that is not known."""
+        return self.metrics.get("selected_on") or self.run.selected_on

@@ -18,8 +18,7 @@ _EXTREMES, _CONFUSED = 10, 20  # of many classes: the best and the worst, and pa
 def overview(reported, class_names):
     """The run's figures, tables and texts by name, for the template: without images of the test set."""
     return {
-        "name": reported.name,
-        "seed": reported.recipe.seed,
+        "title": reported.title,
         "folder": reported.folder,
         "path": str(reported.run.path),
         "summary": _summary(reported),
@@ -29,11 +28,16 @@ def overview(reported, class_names):
         "many": None if _few(class_names) else _many(reported.test, class_names),
         "per_class": _per_class(reported.test, class_names),
         "calibration": _calibration(reported),
-        "recipe": [(f.name, value(getattr(reported.recipe, f.name))) for f in dataclasses.fields(reported.recipe)],
+        "recipe": _recipe(reported.recipe),
         "environment": _environment(reported.environment),
-        "chosen_on_test": (reported.metrics.get("selected_on") or reported.recipe.select_on) == "test",
+        "chosen_on_test": reported.selected_on == "test",
         "times": _times(reported.metrics),
     }
+
+
+def _recipe(recipe):
+    fields = dataclasses.fields(recipe) if recipe else []
+    return [(field.name, value(getattr(recipe, field.name))) for field in fields]
 
 
 def samples(reported, split, class_names):
@@ -73,6 +77,8 @@ def _prediction(scores, place):
 
 def _summary(reported):
     recipe = reported.recipe
+    if recipe is None:
+        return "A model without the record of its training: recipe, validation split, curves and times are not known."
     parameters = reported.metrics.get("parameters")
     size = f" of {parameters:,} parameters" if parameters else ""
     begun = f", begun with {recipe.pretrained}" if recipe.pretrained else ""
@@ -100,12 +106,14 @@ def _headline(reported):
     if reported.validation:
         note = f"{len(reported.validation.labels):,} images held out"
         figures.append(("Validation accuracy", percent(reported.validation.accuracy), note))
-    epoch = f"{number(metrics.get('best_epoch'))} of {number(reported.epochs)}"
-    return [*figures, ("Epoch", epoch, reported.selection)]
+    if reported.selection:
+        epoch = f"{number(metrics.get('best_epoch'))} of {number(reported.epochs)}"
+        figures.append(("Epoch", epoch, reported.selection))
+    return figures
 
 
 def _curves(reported):
-    rows, selected_on = reported.rows, reported.recipe.select_on
+    rows, selected_on = reported.rows, reported.run.selected_on
     if not rows:
         return []
     found = [("learning rate", _learning_rate_alt(rows), pictures.drawn(pictures.learning_rate, rows))]

@@ -1,11 +1,13 @@
-# Targets make their own environment in .venv and install again only when pyproject.toml has changed.
-.PHONY: demo train test test-cv lint clean
+# Targets make their own environments, of the versions in constraints.txt, and install again only where that or
+# pyproject.toml has changed.
+.PHONY: demo train test test-cv test-next lint clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 ARGS ?=
 ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python
+INSTALL := -m pip install --quiet --disable-pip-version-check
 # A process a core, each with files of its own: what a file compiles on JAX is compiled once.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
@@ -14,11 +16,12 @@ help:
 	@echo "make train RECIPE=recipes/mixup.py ARGS='epochs=30 --data DIR'"
 	@echo "make test                               all tests, on torch and on JAX"
 	@echo "make test-cv                            those of KerasCV, the extra cv"
+	@echo "make test-next                          accelerate, SAM, optimizers, schedules on keras-nightly and torch"
 	@echo "make lint                               formatting and static checks"
 
-$(ENVIRONMENT): pyproject.toml
+$(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(RUN) $(INSTALL) --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 demo: $(ENVIRONMENT)
@@ -37,9 +40,20 @@ test-cv: .venv-cv/installed
 	KERAS_BACKEND=torch .venv-cv/bin/python -m pytest tests/augment/test_keras_cv.py $(ARGS)
 	KERAS_BACKEND=jax .venv-cv/bin/python -m pytest tests/augment/test_keras_cv.py $(ARGS)
 
-.venv-cv/installed: pyproject.toml
+.venv-cv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-cv
-	.venv-cv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cv,test]'
+	.venv-cv/bin/python $(INSTALL) --constraint constraints.txt --editable '.[cv,test]'
+	touch $@
+
+# What leans on the inside of Keras, on the Keras of last night. No part of CI: it may fail without a change here.
+test-next: .venv-next/installed
+	.venv-next/bin/python $(INSTALL) --upgrade --pre --no-deps keras-nightly
+	KERAS_BACKEND=torch .venv-next/bin/python -m pytest $(PARALLEL) tests/backend tests/training $(ARGS)
+
+.venv-next/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-next
+	.venv-next/bin/python $(INSTALL) --constraint constraints.txt --editable '.[test]'
+	.venv-next/bin/python -m pip uninstall --quiet --yes keras
 	touch $@
 
 lint: $(ENVIRONMENT)
@@ -47,4 +61,4 @@ lint: $(ENVIRONMENT)
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf .venv .venv-cv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-cv .venv-next .pytest_cache .ruff_cache *.egg-info

@@ -55,6 +55,11 @@ def test_only_backend_knows_torch_and_jax(path):
     assert "keras.config.backend" not in path.read_text(encoding="utf-8")
 
 
+def test_one_file_imports_the_inside_of_keras():
+    inside = PACKAGE / "backend" / "keras_internals.py"
+    assert [path for path in FILES if "keras.src" in path.read_text(encoding="utf-8")] == [inside]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path):
     room = room_of(path)

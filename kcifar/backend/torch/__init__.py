@@ -88,15 +88,15 @@ def accelerate(model):
 
 def _native(model):
     """Pairs of a layer and its native call, and the native parts of the model's step by name: all, or none of both."""
-    unfit = keras_internals.unfit(model)
-    if not unfit:
-        try:
+    try:
+        unfit = keras_internals.unfit(model)
+        if not unfit:
             return list(native_calls(model)), native_parts(model)
-        except Exception as error:  # of another inside of Keras than expected; so far nothing was changed
-            unfit = [f"{type(error).__name__}: {one_line(error)}"]
+    except Exception as error:  # of another inside of Keras than expected; so far nothing was changed
+        unfit = [f"{type(error).__name__}: {one_line(error)}"]
     _say_once(
-        f"Keras {keras.__version__} is inside not as kcifar knows it ({', '.join(unfit)}): accelerate leaves models as "
-        "they are, slower but right; install a version of Keras that kcifar names as tested, or a newer kcifar"
+        f"Keras {keras.__version__} lacks, or has changed, what accelerate needs of its inside ({', '.join(unfit)}): "
+        "accelerate leaves models stock, slower and right; another Keras, 3.15 or later, or a newer kcifar may fit"
     )
     return [], {}
 

@@ -54,6 +54,7 @@ def run_command(parser, work, arguments=None):
     try:
         with _interruptible():
             _check_backend()
+            _check_processes()
             if getattr(options, "device", None):
                 _use_device(options.device)
             _import(getattr(options, "modules", ()))
@@ -126,6 +127,16 @@ def _check_backend():
     if backend not in (None, "torch", "jax"):
         raise InputError(
             f"the variable KERAS_BACKEND is '{backend}'; expected torch or jax: unset it or set one of them"
+        )
+
+
+def _check_processes():
+    # torchrun and the like set it: each process would train a model of its own, in the same folder.
+    processes = os.environ.get("WORLD_SIZE", "")
+    if processes.strip() not in ("", "1"):
+        raise InputError(
+            f"the variable WORLD_SIZE is '{processes}', as where torchrun starts several processes; expected 1, since "
+            "kcifar divides no work among processes yet: start the command once, or unset WORLD_SIZE"
         )
 
 

@@ -1,27 +1,38 @@
-# Targets make their own environment in .venv and install again only when pyproject.toml has changed.
-.PHONY: demo train test test-cv lint clean
+# Targets make their own environments, of the versions in constraints.txt, and install again only where that or
+# pyproject.toml has changed.
+.PHONY: demo train test test-cv test-next lint clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 ARGS ?=
 ENVIRONMENT := .venv/installed
 RUN := .venv/bin/python
-# A process a core, each with files of its own: what a file compiles on JAX is compiled once.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+INSTALL := -m pip install --quiet --disable-pip-version-check
+# A process a core, each with files of its own: what a file compiles on JAX is compiled once. In tests/conftest.py's order.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo                               train on shapes that kcifar draws itself, half a minute on 2 cores"
 	@echo "make train RECIPE=recipes/mixup.py ARGS='epochs=30 --data DIR'"
 	@echo "make test                               all tests, on torch and on JAX"
 	@echo "make test-cv                            those of KerasCV, the extra cv"
+	@echo "make test-next                          accelerate, SAM, optimizers, schedules on keras-nightly and torch"
 	@echo "make lint                               formatting and static checks"
 
-$(ENVIRONMENT): pyproject.toml
+$(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(RUN) $(INSTALL) --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-demo: $(ENVIRONMENT)
+# Without what only the tests need, which `make test` adds to the same environment.
+.venv/demo: pyproject.toml constraints.txt
+	@echo "make demo: installing kcifar in .venv with all that it needs, torch, JAX and Keras among it; this takes minutes, once"
+	$(PYTHON) -m venv .venv
+	$(RUN) $(INSTALL) --constraint constraints.txt --editable .
+	touch $@
+
+demo: $(if $(wildcard $(ENVIRONMENT)),$(ENVIRONMENT),.venv/demo)
+	@echo "make demo: training on shapes that kcifar draws itself, half a minute on 2 cores; the run goes to runs/"
 	$(RUN) -m kcifar.train recipes/demo.py $(ARGS)
 
 train: $(ENVIRONMENT)
@@ -37,9 +48,20 @@ test-cv: .venv-cv/installed
 	KERAS_BACKEND=torch .venv-cv/bin/python -m pytest tests/augment/test_keras_cv.py $(ARGS)
 	KERAS_BACKEND=jax .venv-cv/bin/python -m pytest tests/augment/test_keras_cv.py $(ARGS)
 
-.venv-cv/installed: pyproject.toml
+.venv-cv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-cv
-	.venv-cv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cv,test]'
+	.venv-cv/bin/python $(INSTALL) --constraint constraints.txt --editable '.[cv,test]'
+	touch $@
+
+# What leans on the inside of Keras, on the Keras of last night. No part of CI: it may fail without a change here.
+test-next: .venv-next/installed
+	.venv-next/bin/python $(INSTALL) --upgrade --pre --no-deps keras-nightly
+	KERAS_BACKEND=torch .venv-next/bin/python -m pytest $(PARALLEL) tests/backend tests/training $(ARGS)
+
+.venv-next/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv-next
+	.venv-next/bin/python $(INSTALL) --constraint constraints.txt --editable '.[test]'
+	.venv-next/bin/python -m pip uninstall --quiet --yes keras
 	touch $@
 
 lint: $(ENVIRONMENT)
@@ -47,4 +69,4 @@ lint: $(ENVIRONMENT)
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf .venv .venv-cv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-cv .venv-next .pytest_cache .ruff_cache *.egg-info

@@ -1,9 +1,11 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from kcifar.errors import InputError
@@ -25,10 +27,8 @@ def use_huge_pages():
 
 
 def start(main):
-    """Runs a command's `main` as a program does: Ctrl-C and what batch systems send end it alike. Its exit code."""
+    """Runs a command's `main` as a program does; its exit code."""
     use_huge_pages()
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell has its background jobs ignore it
-        signal.signal(number, signal.default_int_handler)
     return main()
 
 
@@ -48,15 +48,17 @@ def run_command(parser, work, arguments=None):
     """Parses the arguments and calls `work(options)`.
 
     Returns:
-        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C.
+        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C and SIGTERM.
     """
     options = parser.parse_intermixed_args(arguments)
     try:
-        _check_backend()
-        if getattr(options, "device", None):
-            _use_device(options.device)
-        _import(getattr(options, "modules", ()))
-        work(options)
+        with _interruptible():
+            _check_backend()
+            _check_processes()
+            if getattr(options, "device", None):
+                _use_device(options.device)
+            _import(getattr(options, "modules", ()))
+            work(options)
         return 0
     except InputError as error:
         return _complain(parser, error)
@@ -69,6 +71,24 @@ def run_command(parser, work, arguments=None):
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Within it SIGINT and SIGTERM, which batch systems send, raise KeyboardInterrupt; a handler that is there stays.
+
+    What a script starts in the background, as `nohup make test &`, has SIGINT ignored, and Python leaves it so.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for number, unhandled in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(number) == unhandled:
+                handlers[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def add_device_option(parser):
@@ -107,6 +127,16 @@ def _check_backend():
     if backend not in (None, "torch", "jax"):
         raise InputError(
             f"the variable KERAS_BACKEND is '{backend}'; expected torch or jax: unset it or set one of them"
+        )
+
+
+def _check_processes():
+    # torchrun and the like set it: each process would train a model of its own, in the same folder.
+    processes = os.environ.get("WORLD_SIZE", "")
+    if processes.strip() not in ("", "1"):
+        raise InputError(
+            f"the variable WORLD_SIZE is '{processes}', as where torchrun starts several processes; expected 1, since "
+            "kcifar divides no work among processes yet: start the command once, or unset WORLD_SIZE"
         )
 
 

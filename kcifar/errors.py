@@ -30,3 +30,10 @@ def nearest(name, known, cutoff=0.6):
 def one_line(error):
     """The text of another library's error in one line, cut where it is long; without a text, the name of its kind."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def some(texts, most=12):
+    """The first of these texts, joined by commas, and how many more there are."""
+    texts = list(texts)
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -1,4 +1,4 @@
-"""Printing where the reader of the output may be gone, as in `| head`."""
+"""Printing what users bring, and where the reader of the output may be gone, as in `| head`."""
 
 import os
 import sys
@@ -15,3 +15,8 @@ def say(text):
 def drop_output():
     """Sends all further output to nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def printable(text):
+    """The text with its line breaks, control characters and undecodable bytes as escapes: one line on any terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -6,11 +6,13 @@ import sys
 
 from kcifar.commands import add_device_option, add_import_option, run_command, start
 from kcifar.errors import InputError
+from kcifar.output import printable
 
 _EXAMPLES = """\
 An image is scaled so that its shorter side fits the model's input (bicubic, antialiased), and the middle is cut; one of
-just that size is left as it is. It is turned as its EXIF orientation says; what is transparent is laid on white; 16-bit
-grey is scaled to 8 bits; of an animation the first frame counts. The model gets raw pixels, 0 to 255.
+just that size is left as it is. For a model of grey images it is made grey. It is turned as its EXIF orientation says;
+what is transparent is laid on white; 16-bit grey is scaled to 8 bits; of an animation the first frame counts. The model
+gets raw pixels, 0 to 255.
 Of an ensemble that votes hard the probabilities are the shares of the votes.
 
 Of a folder all images in it and below it are taken, sorted by path, without those whose names begin with a dot. One in
@@ -77,7 +79,7 @@ def _predict(options):
         raise InputError(f"--top is {options.top}, the model has {len(names)} classes; expected 1 to {len(names)}")
     predictions = predict(classifier, found)
     for reason in predictions.unreadable:
-        print(f"left out: {_printable(reason)}", file=sys.stderr)
+        print(f"left out: {printable(reason)}", file=sys.stderr)
     rows = _rows(predictions, names, options.top or min(_TOP, len(names)))
     if options.json:
         print(json.dumps(rows, indent=2))
@@ -100,13 +102,13 @@ def _rows(predictions, names, top):
 def _print_one_by_one(rows):
     width = max(len(found["class"]) for row in rows for found in row["predictions"])
     for row in rows:
-        print(_printable(row["image"]))
+        print(printable(row["image"]))
         for found in row["predictions"]:
             print(f"  {found['class']:<{width}}  {found['probability']:7.2%}")
 
 
 def _print_table(rows):
-    paths = [_printable(row["image"]) for row in rows]
+    paths = [printable(row["image"]) for row in rows]
     width = max(map(len, ["image", *paths]))
     class_width = max(len(found["class"]) for row in rows for found in row["predictions"])
     places = [f"{place:<{class_width + 9}}" for place in range(1, len(rows[0]["predictions"]) + 1)]
@@ -114,11 +116,6 @@ def _print_table(rows):
     for path, row in zip(paths, rows, strict=True):
         cells = [f"{found['class']:<{class_width}}  {found['probability']:7.2%}" for found in row["predictions"]]
         print("  ".join([f"{path:<{width}}", *cells]))
-
-
-def _printable(text):
-    """The text with its line breaks, control characters and undecodable bytes as escapes: one line on any terminal."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ def _parser():
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change a field of the recipe")
     parser.add_argument(
-        "--data", metavar="SOURCE", help="auto, demo, or a path: CIFAR-10 folder or archive, images, .npz, TFDS folder"
+        "--data",
+        metavar="SOURCE",
+        help="auto, demo, tfds:NAME, or a path: CIFAR-10 or CIFAR-100 folder or archive (of CIFAR-100 with :coarse "
+        "behind it the 20 coarse labels), images in train/ test/ and perhaps val/, .npz, TFDS folder",
     )
     parser.add_argument("--seed", metavar="N", help="the same as seed=N; N..M trains each in turn that is not done")
     where = parser.add_mutually_exclusive_group()

@@ -5,16 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 # The tests' models are small: more threads only wait for each other, for minutes where something else needs the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # On a GPU float32 is to be float32: by default convolutions round their products to TF32's 10 bits.
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"
+# The same small nets are compiled again and again: once for each process of pytest and those that its tests start.
+# Each has a folder of its own, as JAX does not lock it.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="kcifar-tests-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import kcifar  # noqa: F401  (chooses the backend before any test imports keras)
 
@@ -22,9 +28,28 @@ ROOT = Path(__file__).parents[1]
 # The folder with all images of CIFAR-10 and the program `unpack`, beside the checkout.
 IMAGES = Path(os.environ.get("KCIFAR_TEST_IMAGES", ROOT.parent / "shared" / "cifar10"))
 NO_IMAGES = f"needs the images of CIFAR-10: no 'unpack' in {IMAGES}"
+# The files that take longest: half a minute or more. Begun first, none is left to one process while others have ended.
+LONG = [
+    "tests/test_train.py",
+    "tests/models/test_pretrained_networks.py",
+    "tests/backend/test_accelerate_applications.py",
+    "tests/experiment/test_part.py",
+    "tests/parity/test_sam_resnet20.py",
+    "tests/callbacks/test_unfreeze.py",
+    "tests/models/test_small_networks.py",
+    "tests/parity/test_report_b.py",
+    "tests/evaluation/test_onnx.py",
+    "tests/test_notebooks.py",
+    "tests/test_throughput.py",
+]
 NO_GPU = "needs a GPU"
 NO_CHROMIUM = "needs Chromium and its driver (Debian's packages chromium and chromium-driver)"
 NO_KERAS_CV = "needs KerasCV, which is not installed here: make test-cv"
+
+
+def pytest_collection_modifyitems(items):
+    place = {ROOT / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -48,14 +73,39 @@ def isolated_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="module")
 def quick_compilation():
     """For tests of small nets on JAX, whose time is XLA's compiling: it optimises little. On torch, nothing."""
-    if os.environ["KERAS_BACKEND"] != "jax":
-        yield
-        return
-    import jax
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of processes that the tests start
+        if os.environ["KERAS_BACKEND"] != "jax":
+            yield
+            return
+        import jax
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def blank_pictures():
+    """For tests of runs whose pictures nobody looks at: figures are made, but not drawn, which is half of a short run.
+
+    Those of tests/runs/ are.
+    """
+    from matplotlib.figure import Figure
+
+    def savefig(figure, file, *, format="png", **options):
+        if format == "svg":
+            file.write(b'<svg xmlns="http://www.w3.org/2000/svg"></svg>')
+        else:
+            Image.new("L", (1, 1)).save(file, format)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", savefig)
+        yield
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from kcifar.data import Dataset, Split, official
+from kcifar.data import Dataset, Split, layouts
 from kcifar.data.dataset import CLASS_NAMES
 
 PER_BATCH = 12
@@ -17,25 +17,32 @@ PER_BATCH = 12
 @pytest.fixture
 def small(monkeypatch):
     """A data set of five batches and one, in the shape of CIFAR-10, with 12 images a batch."""
-    monkeypatch.setattr(official, "PER_BATCH", PER_BATCH)
+    monkeypatch.setattr(layouts, "PER_BATCH", PER_BATCH)
     return make()
 
 
-def make(seed=0):
+def make(seed=0, names=CLASS_NAMES, shape=(32, 32, 3), validation=False):
     rng = np.random.default_rng(seed)
     return Dataset(
-        train=_split(rng, 5 * PER_BATCH), test=_split(rng, PER_BATCH), class_names=CLASS_NAMES, source="made for tests"
+        train=_split(rng, 5 * PER_BATCH, names, shape),
+        test=_split(rng, PER_BATCH, names, shape),
+        class_names=names,
+        validation=_split(rng, PER_BATCH, names, shape) if validation else None,
+        source="made for tests",
     )
 
 
-def _split(rng, n):
-    labels = np.arange(n, dtype=np.int64) % 10  # every class occurs, the image folder needs that
-    return Split(rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.permutation(labels), 10)
+def _split(rng, n, names, shape):
+    labels = np.arange(n, dtype=np.int64) % len(names)  # every class occurs, the image folder needs that
+    return Split(rng.integers(0, 256, (n, *shape), dtype=np.uint8), rng.permutation(labels), len(names))
 
 
 def assert_equal(found, expected):
-    for which in ("train", "test"):
+    for which in ("train", "test", "validation"):
         a, b = getattr(found, which), getattr(expected, which)
+        if b is None:
+            assert a is None
+            continue
         np.testing.assert_array_equal(a.images, b.images)
         np.testing.assert_array_equal(a.labels, b.labels)
         assert a.images.dtype == np.uint8
@@ -76,6 +83,49 @@ def binary_files(dataset):
     return files
 
 
+FINE, COARSE = (tuple(f"{kind}_{label}" for label in range(n)) for kind, n in (("fine", 100), ("coarse", 20)))
+
+
+def make_100(labels="fine"):
+    """A data set in the shape of CIFAR-100, of the same images whichever labels it has: coarse is fine modulo 20."""
+    fine = make(names=FINE)
+    if labels == "fine":
+        return fine
+    parts = {which: getattr(fine, which) for which in ("train", "test")}
+    splits = {which: Split(split.images, split.labels % 20, 20) for which, split in parts.items()}
+    return Dataset(**splits, class_names=COARSE, source="made for tests")
+
+
+def python_100_files():
+    """The files of cifar-100-python as `{name: bytes}`, with the keys of the published ones."""
+    dataset = make_100()
+    files = {
+        name: _python2_dict(
+            {
+                b"filenames": [b"image_%03d.png" % place for place in range(len(split))],
+                b"batch_label": b"made for tests",
+                b"fine_labels": split.labels.tolist(),
+                b"coarse_labels": (split.labels % 20).tolist(),
+                b"data": np.ascontiguousarray(split.images.transpose(0, 3, 1, 2).reshape(-1, 3072)),
+            }
+        )
+        for name, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    names = {b"fine_label_names": FINE, b"coarse_label_names": COARSE}
+    return files | {"meta": _python2_dict({key: [name.encode() for name in of] for key, of in names.items()})}
+
+
+def binary_100_files():
+    """The files of cifar-100-binary as `{name: bytes}`."""
+    dataset = make_100()
+    files = {}
+    for name, split in (("train.bin", dataset.train), ("test.bin", dataset.test)):
+        labels = np.stack([split.labels % 20, split.labels], axis=1).astype(np.uint8)
+        files[name] = np.concatenate([labels, split.images.transpose(0, 3, 1, 2).reshape(-1, 3072)], axis=1).tobytes()
+    names = {"fine_label_names.txt": FINE, "coarse_label_names.txt": COARSE}
+    return files | {name: ("\n".join(of) + "\n").encode() for name, of in names.items()}
+
+
 def write_files(folder, files):
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -95,15 +145,15 @@ def write_archive(path, folder_name, files, extra=()):
     return path
 
 
-def write_images(folder, dataset, name="{:05d}.png"):
+def write_images(folder, dataset, name="{:05d}.png", validation="val"):
     from PIL import Image
 
-    for which in ("train", "test"):
-        split = getattr(dataset, which)
-        for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+    splits = {"train": dataset.train, "test": dataset.test, validation: dataset.validation}
+    for which, split in splits.items():
+        for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True) if split else ()):
             path = folder / which / dataset.class_names[label] / name.format(index)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
+            Image.fromarray(image.squeeze()).save(path)
     return folder
 
 

@@ -56,6 +56,11 @@ def test_only_backend_knows_torch_and_jax(path):
     assert "keras.config.backend" not in path.read_text(encoding="utf-8")
 
 
+def test_one_file_imports_the_inside_of_keras():
+    inside = PACKAGE / "backend" / "keras_internals.py"
+    assert [path for path in FILES if "keras.src" in path.read_text(encoding="utf-8")] == [inside]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path):
     room = room_of(path)
@@ -94,8 +99,12 @@ def test_help_imports_nothing_heavy(command):
 CHOICE = "import json, os, sys; {first}; import kcifar, keras; print(json.dumps([keras.backend.backend()]))"
 
 
-def test_torch_is_the_default_backend():
-    assert json.loads(run_python("-c", CHOICE.format(first="pass")).stdout) == ["torch"]
+def test_torch_is_the_default_backend(tmp_path):
+    """Of kcifar: Keras's own is TensorFlow, and what its file of settings in the home says comes after the variable."""
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text('{"backend": "tensorflow"}')
+    program = CHOICE.format(first="pass")
+    assert json.loads(run_python("-c", program, KERAS_HOME=str(tmp_path / ".keras")).stdout) == ["torch"]
 
 
 def test_the_variable_decides_the_backend():
@@ -121,3 +130,12 @@ def test_tensorflow_is_no_requirement():
     assert not [
         r for r in project["dependencies"] if r.replace("_", "-").split(">")[0] in ("tensorflow", "tensorflow-cpu")
     ]
+
+
+def test_every_folder_is_a_package_of_the_wheel_and_the_recipes_are_in_it():
+    import tomllib
+
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert set(tool["packages"]) == folders | {"kcifar.recipes"}
+    assert tool["package-dir"]["kcifar.recipes"] == "recipes"

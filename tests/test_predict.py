@@ -191,10 +191,26 @@ def two_images():
     return keras.Model([first, second], layers.Dense(2)(layers.Flatten()(layers.Add()([first, second]))))
 
 
+def test_a_model_of_grey_images_sees_grey(tmp_path, capsys):
+    """Of a photo in colours the luma, scaled to the model's size; a grey file of this size as it is."""
+    image = layers.Input((8, 12, 1))
+    model = keras.Model(image, layers.Softmax()(layers.Dense(2)(layers.Flatten()(layers.Rescaling(1 / 255)(image)))))
+    path = save(model, tmp_path / "grey.keras")
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 256, (8, 12), np.uint8), rng.integers(0, 256, (8, 12, 3), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    luma = np.round(colour @ [0.299, 0.587, 0.114])
+    assert predict([str(path), str(tmp_path / "grey.png"), str(tmp_path / "colour.png"), "--json"]) == 0
+    found = [row["predictions"][0]["probability"] for row in json.loads(capsys.readouterr().out)]
+    expected = model.predict(np.stack([grey, luma])[..., None].astype("float32"), verbose=0).max(axis=1)
+    np.testing.assert_allclose(found, expected, atol=2e-3)  # Pillow's luma rounds by other weights, to a unit
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (lambda: blind(input_shape=(16, 16, 1)), "takes (None, 16, 16, 1); expected a model of one image"),
+        (lambda: blind(input_shape=(16, 16, 4)), "takes (None, 16, 16, 4); expected a model of one image"),
         (lambda: keras.Sequential([layers.Input((9,)), layers.Dense(2)]), "takes (None, 9); expected"),
         (two_images, "takes (None, 16, 16, 3) and (None, 16, 16, 3); expected"),
         (lambda: keras.Sequential([layers.Input((16, 16, 3)), layers.Conv2D(2, 3)]), "gives (None, 14, 14, 2); expec"),

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from kcifar import backend
-from kcifar.augment.parameters import chosen, expect_probability, expect_rgb, is_number
+from kcifar.augment.parameters import chosen, expect_probability, expect_rgb_or_grey, is_number
 from kcifar.errors import InputError
 
 _GREY = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, as torchvision rounds it
@@ -27,7 +27,8 @@ class ColorJitter:
         probability: that an image is changed at all.
 
     Raises:
-        InputError: a strength or a probability outside its range, or (when drawing) images that are not RGB.
+        InputError: a strength or a probability outside its range, or (when drawing) images that are neither RGB nor
+            grey, or grey where saturation or hue are to change.
     """
 
     recolours = True
@@ -45,7 +46,9 @@ class ColorJitter:
 
     def draw(self, rng, batch_size, image_shape):
         """An amount of each change for each image, float32 (changes, batch), and their order, int32 (changes,)."""
-        expect_rgb("ColorJitter", image_shape)
+        expect_rgb_or_grey(
+            "ColorJitter", image_shape, [name for name in ("saturation", "hue") if name in self.strengths]
+        )
         amounts = [self._amounts(rng, name, strength, batch_size) for name, strength in self.strengths.items()]
         order = rng.permutation(len(amounts)).astype("int32")
         nothing = np.array([[float(name != "hue")] for name in self.strengths]).reshape(-1, 1)
@@ -63,13 +66,14 @@ class ColorJitter:
             return images, labels
         amounts, order = ops.convert_to_tensor(drawn[0])[..., None, None], drawn[1]
         changes = [functools.partial(_CHANGES[name], amounts[place]) for place, name in enumerate(self.strengths)]
-        planes = [ops.cast(images[..., channel], "float32") for channel in range(3)]
+        planes = [ops.cast(images[..., channel], "float32") for channel in range(images.shape[-1])]
         for place in range(len(changes)):
             planes = [backend.clipped(plane, 0, 255) for plane in backend.switch(order[place], changes, planes)]
         return ops.transpose(ops.stack(planes, axis=1), (0, 2, 3, 1)), labels
 
 
-# Each change takes amounts (batch, 1, 1) and the planes red, green, blue (batch, height, width), and gives the planes.
+# Each change takes amounts (batch, 1, 1) and the planes red, green, blue (batch, height, width), or the one of grey
+# images, and gives the planes.
 
 
 def _brighter(factor, planes):
@@ -103,6 +107,8 @@ _HUGE, _TINY = 1e30, 1e-30
 
 
 def _grey(planes):
+    if len(planes) == 1:
+        return planes[0]
     return sum(weight * plane for weight, plane in zip(_GREY, planes, strict=True))
 
 

@@ -30,10 +30,15 @@ def expect_one_hot(transform, images, labels):
         )
 
 
-def expect_rgb(transform, image_shape):
-    """Raises InputError unless images have three channels."""
-    if image_shape[2] != 3:
-        raise InputError(f"{transform} is for RGB; these images have {image_shape[2]} channels")
+def expect_rgb_or_grey(transform, image_shape, colours=()):
+    """Raises InputError unless images have three channels, or one where `colours`, arguments that change what grey has
+    none of, are none."""
+    channels = image_shape[2]
+    if channels not in (1, 3):
+        raise InputError(f"{transform}: these images have {channels} channels; expected RGB or grey: leave it out")
+    if channels == 1 and colours:
+        zero = " and ".join(f"{name}=0" for name in colours)
+        raise InputError(f"{transform}: images of 1 channel have no {' or '.join(colours)}; expected RGB: set {zero}")
 
 
 def interval(transform, name, value, below=np.inf, given=None):

@@ -12,7 +12,7 @@ from keras import ops
 
 from kcifar import backend
 from kcifar.augment.geometric import Origin
-from kcifar.augment.parameters import expect_rgb, is_whole
+from kcifar.augment.parameters import expect_rgb_or_grey, is_whole
 from kcifar.errors import InputError
 
 _BINS = 31  # of magnitude, as in both programs
@@ -42,7 +42,7 @@ class _Policy:
     def draw(self, rng, batch_size, image_shape):
         """Which of `OPERATIONS`, int32 (operations, batch), and how much of each, float32 of that shape: the slope of
         a shear, whole pixels, degrees, a factor less 1, the bits that Posterize leaves, the threshold of Solarize."""
-        expect_rgb(type(self).__name__, image_shape)
+        expect_rgb_or_grey(type(self).__name__, image_shape)
         shape = self.operations, batch_size
         chosen = rng.integers(0, len(OPERATIONS), shape, dtype="int32")
         amounts = self._amounts(image_shape)[chosen, self._magnitudes(rng, shape)]
@@ -69,7 +69,7 @@ class RandAugment(_Policy):
         magnitude: 0 to 30, of 31 steps from nothing to the most.
 
     Raises:
-        InputError: a number outside its range, or (when drawing) images that are not RGB.
+        InputError: a number outside its range, or (when drawing) images that are neither RGB nor grey.
     """
 
     def __init__(self, operations=2, magnitude=9):
@@ -95,7 +95,7 @@ class TrivialAugment(_Policy):
     magnitudes are uniform, the sign of its amount a coin. Departures: the module names them.
 
     Raises:
-        InputError: (when drawing) images that are not RGB.
+        InputError: (when drawing) images that are neither RGB nor grey.
     """
 
     operations = 1
@@ -134,7 +134,7 @@ def _operated(images, chosen, amounts):
     """Images behind one operation each: a resampling, a table of values, and a blend, of which two change nothing.
 
     Args:
-        images: float32 (batch, height, width, 3), whole numbers.
+        images: float32 (batch, height, width, channels), whole numbers.
         chosen, amounts: (batch,).
     """
 
@@ -162,7 +162,7 @@ def _origin(amount, shape):
 
 
 def _table(images, chosen, amount):
-    """What becomes of each value of each channel: float32 (batch, 3, 256), whole numbers."""
+    """What becomes of each value of each channel: float32 (batch, channels, 256), whole numbers."""
 
     def each(name, nothing=0.0):
         return amount(name, nothing)[:, None, None]
@@ -231,6 +231,8 @@ def _smooth(images):
 
 def _grey(images):
     """Pillow's luma, (19595·R + 38470·G + 7471·B) / 65536 to the nearest whole number: exact in float32."""
+    if images.shape[-1] == 1:
+        return images[..., 0]
     red, green, blue = (images[..., channel] for channel in range(3))
     return ops.floor((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536)
 

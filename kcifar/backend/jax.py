@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from keras.src.backend.common.stateless_scope import get_stateless_scope
 
+from kcifar.backend.keras_internals import get_stateless_scope
 from kcifar.errors import InputError
 
 

@@ -1,9 +1,9 @@
 """Keeps what was read as `.npy` files, so that the next load maps them into memory instead of reading the source.
 
-`user_cache_dir("kcifar")/data/<name>/` holds four arrays and `meta.json`. An entry is written to a temporary folder
-beside its place and renamed, so it is there whole or not at all, however many processes load at once. It counts as
-damaged, and is written anew, when a file is missing or is not the one written, judged by size and time of change:
-hashing 184 MB at every load would cost more than the load.
+`user_cache_dir("kcifar")/data/<name>/` holds two arrays of each split and `meta.json`. An entry is written to a
+temporary folder beside its place and renamed, so it is there whole or not at all, however many processes load at once.
+It counts as damaged, and is written anew, when a file is missing or is not the one written, judged by size and time of
+change: hashing 184 MB at every load would cost more than the load.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ import numpy as np
 
 from kcifar.data.dataset import Dataset, Split
 
-FORMAT = 1
+FORMAT = 2
 _DAY_SECONDS = 86_400
-_FILES = ("train_images", "train_labels", "test_images", "test_labels")
+_SPLITS = ("train", "test", "validation")  # the last where the source has one
 
 
 def root():
@@ -75,18 +75,19 @@ def get(name, signature):
         meta = json.loads((folder / "meta.json").read_text())
         if (meta["format"], meta["signature"]) != (FORMAT, signature):
             return None
-        if any(meta["files"][part] != _stamp(folder / f"{part}.npy") for part in _FILES):
+        if any(stamp != _stamp(folder / f"{part}.npy") for part, stamp in meta["files"].items()):
             return None
-        arrays = [np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in _FILES]
-        classes = len(meta["class_names"])
-        return Dataset(
-            train=Split(*arrays[:2], classes),
-            test=Split(*arrays[2:], classes),
-            class_names=tuple(meta["class_names"]),
-            source=meta["source"],
-        )
+        splits = {name: _mapped(folder, name, len(meta["class_names"])) for name in meta["splits"]}
+        return Dataset(**splits, class_names=tuple(meta["class_names"]), source=meta["source"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # anything that damaged files can cause
         return None
+
+
+def _mapped(folder, name, classes):
+    images, labels = (
+        np.load(folder / f"{name}_{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("images", "labels")
+    )
+    return Split(images, labels, classes)
 
 
 def _put(folder, signature, dataset):
@@ -101,8 +102,10 @@ def _put(folder, signature, dataset):
 
 
 def _write(folder, signature, dataset):
-    parts = (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels)
-    for part, array in zip(_FILES, parts, strict=True):
+    splits = {name: getattr(dataset, name) for name in _SPLITS if getattr(dataset, name) is not None}
+    parts = {f"{name}_images": split.images for name, split in splits.items()}
+    parts |= {f"{name}_labels": split.labels for name, split in splits.items()}
+    for part, array in parts.items():
         with open(folder / f"{part}.npy", "wb") as file:
             np.save(file, array, allow_pickle=False)
             _sync(file)
@@ -112,7 +115,8 @@ def _write(folder, signature, dataset):
         "source": dataset.source,
         "class_names": list(dataset.class_names),
         "sha256": dataset.fingerprint(),
-        "files": {part: _stamp(folder / f"{part}.npy") for part in _FILES},
+        "splits": list(splits),
+        "files": {part: _stamp(folder / f"{part}.npy") for part in parts},
     }
     with open(folder / "meta.json", "w") as file:
         json.dump(meta, file, indent=1)

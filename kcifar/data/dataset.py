@@ -1,5 +1,6 @@
 """What a data source becomes: images and labels in memory, split as published."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -12,15 +13,13 @@ from kcifar.errors import InputError
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """CIFAR-10's classes, in the order of their labels."""
 
-IMAGE_SHAPE = (32, 32, 3)
-
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Labelled images, both arrays read-only (a memory map where they come from the cache).
 
     Args:
-        images: uint8 `(n, 32, 32, 3)`, RGB, 0–255, n ≥ 1.
+        images: uint8 `(n, height, width, channels)`, 0–255, n ≥ 1, of 1 channel (grey) or 3 (RGB).
         labels: int64 `(n,)`, each in 0 … `classes` − 1.
         classes: how many classes there are, whether or not each of them occurs.
 
@@ -38,8 +37,8 @@ class Split:
             if not isinstance(array, np.ndarray):
                 raise InputError(f"{name} are a {type(array).__name__}; expected a NumPy array")
             object.__setattr__(self, name, _read_only(array))
-        _check_array("images", self.images, np.uint8, (len(self.images) if self.images.ndim else 0, *IMAGE_SHAPE))
-        _check_array("labels", self.labels, np.int64, (len(self.images),))
+        _check_images(self.images)
+        _check_labels(self.labels, len(self.images))
         if not len(self.images):
             raise InputError("a split has no images; expected at least one")
         if not isinstance(self.classes, int) or self.classes < 1:
@@ -77,11 +76,12 @@ class Dataset:
     Args:
         train, test: the published splits, in the published order where the source tells it.
         class_names: one name per label, all different.
-        validation: None until `split_validation` takes it from `train`.
+        validation: the source's own, where it has one; else None until `split_validation` takes it from `train`.
         source: what was loaded, for people to read.
 
     Raises:
-        InputError: the splits and the names disagree on the number of classes, or a name occurs twice.
+        InputError: the splits and the names disagree on the number of classes, a name occurs twice, or the splits have
+            images of different shapes.
     """
 
     train: Split
@@ -93,11 +93,28 @@ class Dataset:
     def __post_init__(self):
         names = tuple(self.class_names)
         object.__setattr__(self, "class_names", names)
+        # A path may hold bytes that are no UTF-8, which cannot be printed.
+        printable = self.source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        object.__setattr__(self, "source", printable)
         if len(set(names)) != len(names):
-            raise InputError(f"class names are {', '.join(names)}; expected each name once")
-        for split in (self.train, self.test, self.validation):
-            if split is not None and split.classes != len(names):
+            twice = [name for name, count in collections.Counter(names).items() if count > 1]
+            raise InputError(f"several classes are named {' or '.join(twice)}; expected each name once")
+        splits = {name: getattr(self, name) for name in ("train", "validation", "test")}
+        splits = {name: split for name, split in splits.items() if split is not None}
+        for split in splits.values():
+            if split.classes != len(names):
                 raise InputError(f"a split has {split.classes} classes but there are {len(names)} class names")
+        if len({split.images.shape[1:] for split in splits.values()}) > 1:
+            sizes = ", ".join(
+                f"{shape_text(split.images.shape[1:])} ({len(split):,} in {name})" for name, split in splits.items()
+            )
+            whose = f"the splits of '{self.source}'" if self.source else "the splits"
+            raise InputError(f"{whose} have images of several sizes: {sizes}; expected one: scale them first")
+
+    @property
+    def image_shape(self):
+        """(height, width, channels) of every image."""
+        return self.train.images.shape[1:]
 
     def split_validation(self, fraction=0.1, seed=0):
         """Takes a random part of `train` away as `validation`.
@@ -117,7 +134,10 @@ class Dataset:
             InputError: `fraction` or `seed` is out of range, or a validation split has been taken already.
         """
         if self.validation is not None:
-            raise InputError("this data set has a validation split already; split the one that load() returned")
+            raise InputError(
+                "this data set has a validation split already, its own or one that was taken before; expected one"
+                " without: use .validation as it is"
+            )
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
             raise InputError(f"validation fraction is {fraction!r}; expected a number between 0 and 1, both excluded")
         n = len(self.train)
@@ -144,22 +164,32 @@ def validation_rows(n, fraction, seed):
     return np.sort(chance.generator(seed, chance.SPLIT).permutation(n)[: round(n * fraction)])
 
 
-def check_labels(labels, classes, what="a label"):
+def check_labels(labels, classes, what="a label", advice=""):
     """Raises InputError, naming the first one, unless all labels are in 0 … classes − 1."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise InputError(
             f"{what} is out of range: {labels[wrong[0]]} at index {wrong[0]} ({len(wrong)} such);"
-            f" expected 0 to {classes - 1}"
+            f" expected 0 to {classes - 1}{advice}"
         )
 
 
-def _check_array(name, array, dtype, shape):
-    if array.dtype != dtype or array.shape != shape:
-        expected = "(n, 32, 32, 3)" if name == "images" else shape
+def shape_text(shape):
+    """`96×96` of (96, 96, 3), `28×28 grey` of (28, 28, 1)."""
+    return f"{shape[0]}×{shape[1]}{' grey' if shape[2:] == (1,) else ''}"
+
+
+def _check_images(images):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         raise InputError(
-            f"{name} are {array.dtype} of shape {array.shape}; expected {np.dtype(dtype)} of shape {expected}"
+            f"images are {images.dtype} of shape {images.shape}; expected uint8 of shape (n, height, width, channels),"
+            " 1 channel or 3"
         )
+
+
+def _check_labels(labels, count):
+    if labels.dtype != np.int64 or labels.shape != (count,):
+        raise InputError(f"labels are {labels.dtype} of shape {labels.shape}; expected int64 of shape {(count,)}")
 
 
 def _read_only(array):

@@ -1,4 +1,4 @@
-"""A folder of images per class: `DIR/train/<class>/*` and `DIR/test/<class>/*`."""
+"""A folder of images per class: `DIR/train/<class>/*`, `DIR/test/<class>/*` and, where there is one, `DIR/val/…`."""
 
 import collections
 import io
@@ -9,54 +9,89 @@ from pathlib import Path
 
 import numpy as np
 
-from kcifar.data.dataset import IMAGE_SHAPE, Dataset, Split
-from kcifar.errors import InputError
+from kcifar.data import decoding
+from kcifar.data.dataset import Dataset, Split
+from kcifar.errors import InputError, one_line, some
 
 SPLITS = ("train", "test")
+VALIDATION = ("val", "valid", "validation")
+"""What the folder of the validation split may be called."""
 
-# What Pillow converts to 8-bit RGB by the book; it would clip 16-bit and float pixels.
-_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
+_LEFT_OUT = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS put there
 
 
 def read(root):
-    """The `Dataset` in a folder of images, read with Pillow.
+    """The `Dataset` in a folder of images of one size, read with Pillow as `kcifar.data.decoding.upright` says.
 
-    The classes are the sorted names of the folders. Where all names of a split are distinct whole numbers
-    (`00042.png`), these give the order, which is then the one the images were numbered in; otherwise the order is by
-    class and name. Names that begin with a dot are left out. A progress bar shows on stderr where that is a terminal.
+    Where all images are grey they have 1 channel, else 3. The classes are the sorted names of the folders. Where all
+    names of a split are distinct whole numbers (`00042.png`), these give the order, which is then the one the images
+    were numbered in; otherwise the order is by class and name. Names that begin with a dot are left out, and what
+    Windows and macOS put into folders. A progress bar shows on stderr where that is a terminal.
 
     Raises:
-        InputError: a split is missing, the classes of the two differ, one is empty, or a file is no 32×32 image.
+        InputError: train or test is missing, the splits' classes differ, one is empty, a file is no image, or images
+            have several sizes.
     """
     root = Path(root)
-    names = {split: _class_names(root, split) for split in SPLITS}
-    if names["train"] != names["test"]:
-        only = sorted(set(names["train"]) ^ set(names["test"]))
-        raise InputError(
-            f"'{root}' has the class folders {', '.join(only)} in only one of train and test; expected the same classes"
-            " in both: add or remove them"
-        )
-    listed = {split: _list(root / split, names[split]) for split in SPLITS}
-    with _progress(sum(len(labels) for _, labels in listed.values())) as advance:
-        train, test = (
-            Split(_decode_all(paths, advance), labels, len(names["train"])) for paths, labels in listed.values()
-        )
-    return Dataset(train=train, test=test, class_names=tuple(names["train"]), source=str(root))
+    folders = {"train": "train", "test": "test"} | _validation_folder(root)
+    names = {split: _class_names(root, folder) for split, folder in folders.items()}
+    for split, folder in folders.items():
+        if names[split] != names["train"]:
+            raise InputError(
+                f"'{root}' has the class folders {some(sorted(set(names['train']) ^ set(names[split])))} in only one of"
+                f" train and {folder}; expected the same classes in both: add or remove them"
+            )
+    listed = {split: _list(root / folder, names["train"]) for split, folder in folders.items()}
+    with _progress(sum(len(labels) for _, labels in listed.values())) as advance, decoding.strict():
+        arrays = Arrays(f"'{root}'", sum(len(labels) for _, labels in listed.values()))
+        for path, content in _contents([path for paths, _ in listed.values() for path in paths]):
+            arrays.add(path, _decode(path, content))
+            advance()
+    images, splits, start = arrays.images(), {}, 0
+    for split, (paths, labels) in listed.items():
+        splits[split] = Split(images[start : start + len(paths)], labels, len(names["train"]))
+        start += len(paths)
+    return Dataset(**splits, class_names=tuple(names["train"]), source=str(root))
+
+
+def _validation_folder(root):
+    found = [name for name in VALIDATION if (root / name).is_dir()]
+    if len(found) > 1:
+        raise InputError(f"'{root}' has the folders {' and '.join(found)}; expected one of them: remove the others")
+    return {"validation": found[0]} if found else {}
 
 
 def _class_names(root, split):
     folder = root / split
-    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".") if folder.is_dir() else []
+    names = sorted(entry.name for entry in _entries(folder) if entry.is_dir()) if folder.is_dir() else []
     if not names:
-        raise InputError(f"'{root}' has no class folders in '{split}'; expected {split}/<class>/<image> and the like")
+        others = [name for name in (*SPLITS, *VALIDATION) if name != split and (root / name).is_dir()]
+        raise InputError(
+            f"'{root}' has no class folders in '{split}' (it has {some(others) or 'no split'}); expected"
+            f" {split}/<class>/<image> and the like: add {split}, for which no other split stands in"
+        )
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"'{folder}' has the class folder {os.fsencode(name)!r}, whose name is no UTF-8; expected a name that"
+                " can be written: rename it"
+            ) from None
     return names
+
+
+def _entries(folder):
+    """What is in a folder, without what is hidden or the system's."""
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in _LEFT_OUT]
 
 
 def _list(folder, names):
     """The paths of a split in order, and their labels, int64."""
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = sorted(entry.path for entry in os.scandir(folder / name) if entry.name[0] != ".")
+        found = sorted(entry.path for entry in _entries(folder / name))
         if not found:
             raise InputError(f"'{folder / name}' is empty; expected at least one image of every class: add one")
         paths += found
@@ -70,17 +105,46 @@ def _list(folder, names):
     return paths, np.array(labels, np.int64)
 
 
-def _decode_all(paths, advance):
-    images = np.empty((len(paths), *IMAGE_SHAPE), np.uint8)
-    for i, (path, content) in enumerate(zip(paths, _contents(paths), strict=True)):
-        images[i] = _decode(path, content)
-        if i % 100 == 99:
-            advance(100)
-    return images
+class Arrays:
+    """Images that are added one after another, as one array: grey until the first one with colours comes."""
+
+    def __init__(self, where, count):
+        self.where, self.count = where, count
+        self.sizes, self.examples = collections.Counter(), {}
+        self.array, self.added = None, 0
+
+    def add(self, path, image):
+        """Adds a Pillow image of mode "L" or "RGB"."""
+        self.sizes[image.size] += 1
+        self.examples.setdefault(image.size, path)
+        if self.array is None:
+            self.array = np.empty((self.count, *image.size[::-1], 1 if image.mode == "L" else 3), np.uint8)
+        if len(self.sizes) > 1:
+            return  # only counted, for the message
+        if image.mode == "RGB" and self.array.shape[3] == 1:
+            self.array = np.repeat(self.array, 3, axis=3)
+        self.array[self.added] = np.asarray(image).reshape(*image.size[::-1], -1)
+        self.added += 1
+
+    def images(self):
+        """uint8 (n, height, width, channels). Raises InputError where there are several sizes."""
+        if len(self.sizes) > 1:
+            raise InputError(
+                f"{self.where} has images of {len(self.sizes)} sizes: {some(self._counted(), 6)}; expected one size:"
+                " scale them first"
+            )
+        return self.array
+
+    def _counted(self):
+        """The sizes, the most frequent first, with how many images have each, and of the others the first of them."""
+        for place, ((width, height), count) in enumerate(self.sizes.most_common()):
+            path = self.examples[width, height]
+            example = f", as {path}" if place and path else ""
+            yield f"{height}×{width} ({count:,} image{'s' * (count > 1)}{example})"
 
 
 def _contents(paths, chunk=250, ahead=8):
-    """The files' bytes in order, read by threads while the caller decodes.
+    """(path, the file's bytes) in order, read by threads while the caller decodes.
 
     The threads only read: decoding so small an image holds the interpreter lock for most of its time, and several
     threads at it are slower than one.
@@ -88,7 +152,8 @@ def _contents(paths, chunk=250, ahead=8):
     with ThreadPoolExecutor(max_workers=4) as pool:
         waiting = collections.deque()
         for start in range(0, len(paths), chunk):
-            waiting.append(pool.submit(lambda some: [_content(path) for path in some], paths[start : start + chunk]))
+            some_paths = paths[start : start + chunk]
+            waiting.append(pool.submit(lambda these: [(path, _content(path)) for path in these], some_paths))
             if len(waiting) > ahead:
                 yield from waiting.popleft().result()
         while waiting:
@@ -103,44 +168,43 @@ def _content(path):
 
 
 def _decode(path, content):
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            size, mode = image.size, image.mode
-            if size == IMAGE_SHAPE[:2] and mode in _MODES:
-                # A palette may hold its transparency as bytes, which only RGBA can take; the alpha is then dropped.
-                rgba = mode in ("P", "PA") and "transparency" in image.info
-                return (image.convert("RGBA") if rgba else image).convert("RGB")
+        return decoding.upright(io.BytesIO(content))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
         raise _no_image(path, error) from error
-    found = f"{size[0]}x{size[1]} pixels" if size != IMAGE_SHAPE[:2] else f"pixels of mode {mode}, which are not 8-bit"
-    raise InputError(f"'{path}' has {found}; expected a 32x32 image of 8 bits a channel: convert it first")
 
 
 def _no_image(path, error):
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
+    if type(error).__name__ == "UnidentifiedImageError":  # its text names an object in memory, not the file
+        reason = "of no format that Pillow knows"
     return InputError(
-        f"'{path}' is no image that Pillow reads ({reason}); expected images and nothing else: remove or replace it"
+        f"'{path}' is no image that can be read ({reason}); expected images and nothing else: remove or replace it"
     )
 
 
 class _progress:
-    """A context that gives `advance(count)`; a bar on stderr, or nothing where that is no terminal."""
+    """A context that gives `advance()`; a bar on stderr, or nothing where that is no terminal."""
 
     def __init__(self, total):
-        self.total, self.bar = total, None
+        self.total, self.bar, self.waiting = total, None, 0
 
     def __enter__(self):
         if not sys.stderr.isatty():
-            return lambda count: None
+            return lambda: None
         from rich.console import Console
         from rich.progress import Progress
 
         self.bar = Progress(console=Console(stderr=True), transient=True)
         self.bar.start()
-        task = self.bar.add_task("reading images", total=self.total)
-        return lambda count: self.bar.advance(task, count)
+        self.task = self.bar.add_task("reading images", total=self.total)
+        return self._advance
+
+    def _advance(self):
+        self.waiting += 1
+        if self.waiting == 100:
+            self.bar.advance(self.task, self.waiting)
+            self.waiting = 0
 
     def __exit__(self, *_):
         if self.bar:

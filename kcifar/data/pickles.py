@@ -1,4 +1,4 @@
-"""Reads the pickles of cifar-10-batches-py without running what is in them.
+"""Reads the pickles of CIFAR-10 and CIFAR-100 without running what is in them.
 
 A pickle is a program: it may call anything that it can import. This reader lets it name only what a pickled NumPy
 array names, and even these are stand-ins that collect the array's parts, so neither an import nor NumPy's own
@@ -115,8 +115,8 @@ def read(content, where):
     except Exception as error:  # damaged opcodes raise anything, from EOFError to UnicodeDecodeError
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
-            f"{where} is no pickle of CIFAR-10 ({reason}); expected a batch of the published cifar-10-batches-py:"
-            " unpack the archive again"
+            f"{where} is no pickle of CIFAR ({reason}); expected a file of the published cifar-10-batches-py or"
+            " cifar-100-python: unpack the archive again"
         ) from error
 
 

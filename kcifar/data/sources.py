@@ -10,10 +10,13 @@ from kcifar.data import cache, images, npz, official
 from kcifar.errors import InputError, nearest
 
 WORDS = ("auto", "demo")
+_TFDS = "tfds:"
 EXPECTED = (
-    "'auto', 'demo', or the path of cifar-10-batches-py, cifar-10-batches-bin, an official archive, a folder of images"
-    " per class, an .npz or a TFDS folder"
+    "'auto', 'demo', 'tfds:NAME', or the path of cifar-10-batches-py, cifar-10-batches-bin, cifar-100-python, an"
+    " official archive, a folder of images per class, an .npz or a TFDS folder"
 )
+COARSE = ":coarse"
+"""Behind a source of CIFAR-100: its 20 coarse labels, not its 100 fine ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Found:
     path: Path
     read: Callable
     watched: tuple[Path, ...]
+    kind: str = ""  # tells apart what is read from one path in several ways
 
 
 def load(source="auto"):
@@ -33,9 +37,12 @@ def load(source="auto"):
             `"auto"`: what the variable KCIFAR_DATA names, else the data set downloaded earlier, else a download through
                 TensorFlow Datasets (170 MB);
             `"demo"`: 5,000 + 1,000 drawn images of ten shapes;
-            a path: cifar-10-batches-py or cifar-10-batches-bin (or the folder that holds it), either official archive,
-                a folder with `train/<class>/` and `test/<class>/`, an `.npz` with x_train, y_train, x_test and
-                y_test, or a TFDS folder in the ArrayRecord format. A path called like one of the words: `./demo`.
+            `"tfds:NAME"`: the data set NAME of TensorFlow Datasets, prepared in its folder or downloaded;
+            a path: cifar-10-batches-py, cifar-10-batches-bin, cifar-100-python or cifar-100-binary (or the folder that
+                holds it), one of their official archives, a folder with `train/<class>/`, `test/<class>/` and perhaps
+                `val/<class>/`, an `.npz` with x_train, y_train, x_test and y_test, or a TFDS folder in the ArrayRecord
+                format. A path called like one of the words: `./demo`.
+            Of CIFAR-100 `:coarse` behind it takes the coarse labels: `"cifar-100-python:coarse"`.
 
     Returns:
         A `Dataset`. The first load of a path keeps its arrays in the cache (see `kcifar.data.cache`); later ones
@@ -52,11 +59,39 @@ def load(source="auto"):
 
         return demo.draw()
     try:
-        found = identify(source)
-        name = f"{found.path.name[:40]}-{hashlib.sha256(os.fsencode(found.path)).hexdigest()[:16]}"
-        return cache.cached(name, _signature(found), found.read)
+        if source.startswith(_TFDS) and not Path(source).exists():
+            return _by_name(source.removeprefix(_TFDS))
+        return _cached(identify(source))
     except OSError as error:
         raise InputError(f"'{source}' cannot be read ({error}); expected {EXPECTED}: make it readable") from error
+
+
+def _cached(found):
+    key = os.fsencode(found.path) + found.kind.encode()
+    name = f"{found.path.name[:40]}{found.kind.replace(':', '-')}-{hashlib.sha256(key).hexdigest()[:16]}"
+    return cache.cached(name, _signature(found), found.read)
+
+
+def _by_name(name):
+    """The data set of TensorFlow Datasets that has this name."""
+    from kcifar.data import tfds
+
+    coarse = name.endswith(COARSE)
+    name = name.removesuffix(COARSE)
+    if coarse and name != "cifar100":
+        raise InputError(f"'{_TFDS}{name}{COARSE}': expected ':coarse' behind cifar100 alone: leave it out")
+    path = None if coarse else tfds.prepared(name)
+    return _cached(identify(path)) if path else _downloaded(name, coarse)
+
+
+def _downloaded(name, coarse=False):
+    from kcifar.data import tfds
+
+    return cache.cached(
+        f"{name}{'-coarse' * coarse}-download",
+        tfds.ARCHIVES[name].sha256,
+        lambda: tfds.download(cache.scratch(), name, coarse),
+    )
 
 
 def _auto():
@@ -66,44 +101,50 @@ def _auto():
             return load(chosen)
         except InputError as error:
             raise InputError(f"the variable KCIFAR_DATA: {error}") from error
-    from kcifar.data import tfds
-
-    return cache.cached("cifar10-download", tfds.SIGNATURE, lambda: tfds.download(cache.scratch()))
+    return _downloaded("cifar10")
 
 
 def identify(source):
-    """What kind of source a path is. Raises InputError where it is none."""
+    """What kind of source a path is, with `:coarse` behind it or not. Raises InputError where it is none."""
     path = Path(source).expanduser()
+    coarse = not path.exists() and str(source).endswith(COARSE)
+    if coarse:
+        path = Path(str(source).removesuffix(COARSE)).expanduser()
     if not path.exists():
         hint = nearest(str(source), WORDS) if os.sep not in str(source) else "check the path"
         raise InputError(f"there is no data source '{source}' and no such path; expected {EXPECTED}: {hint}")
     path = path.resolve()
-    found = _identify_folder(path) if path.is_dir() else _identify_file(path)
+    found = _identify_folder(path, coarse) if path.is_dir() else _identify_file(path, coarse)
+    if coarse and found and found.kind != COARSE:
+        raise InputError(f"'{source}': expected ':coarse' behind CIFAR-100 alone, its folder or archive: leave it out")
     if found is None:
         what = f"a folder that holds {_some_names(path)}" if path.is_dir() else f"a file of {path.stat().st_size} bytes"
         raise InputError(f"'{source}' is {what}; expected {EXPECTED}: give the path of one of these")
     return found
 
 
-def _identify_folder(path):
-    published = official.find(path)
+def _identify_folder(path, coarse):
+    published = official.find(path, coarse)
     if published:
         layout, folder = published
-        return Found(folder, lambda: official.read_folder(layout, folder), tuple(folder / f for f in layout.files))
+        layout = layout.coarse() if coarse else layout
+        files = tuple(folder / name for name in layout.files)
+        return Found(folder, lambda: official.read_folder(layout, folder), files, COARSE * coarse)
     if (path / "dataset_info.json").exists():
         from kcifar.data import tfds
 
         return Found(path, lambda: tfds.read_folder(path), (path,))
-    if any((path / split).is_dir() for split in images.SPLITS):
-        return Found(path, lambda: images.read(path), tuple(path / split for split in images.SPLITS))
+    splits = (*images.SPLITS, *images.VALIDATION)
+    if any((path / split).is_dir() for split in splits):
+        return Found(path, lambda: images.read(path), tuple(path / split for split in splits))
     return None
 
 
-def _identify_file(path):
+def _identify_file(path, coarse):
     if path.suffix == ".npz":
         return Found(path, lambda: npz.read(path), (path,))
     if path.name.endswith((".tar.gz", ".tgz")):
-        return Found(path, lambda: official.read_archive(path), (path,))
+        return Found(path, lambda: official.read_archive(path, coarse), (path,), COARSE * coarse)
     return None
 
 

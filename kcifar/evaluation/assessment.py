@@ -2,13 +2,18 @@
 
 import dataclasses
 
+import numpy as np
+
 from kcifar import data
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.scores import Scores, best_temperature
+from kcifar.output import printable
 from kcifar.runs.folder import expect_classes
 from kcifar.runs.saved import source_of
 
 _MISTAKES = 10
+_MOST_CLASSES = 20  # whose confusion fits on a screen
+_BEST, _CONFUSED = 10, 20  # what is told of more
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +36,13 @@ class Assessment:
 
     def text(self):
         """The figures for people to read."""
-        return "\n\n".join([self._head(), self._figures(), self._classes(), self._confusion(), self._mistakes()])
+        many = len(self._names) > _MOST_CLASSES
+        classes = [self._extreme_classes(), self._confused()] if many else [self._classes(), self._confusion()]
+        return "\n\n".join([self._head(), self._figures(), *classes, self._mistakes()])
+
+    @property
+    def _names(self):
+        return [printable(name) for name in self.dataset.class_names]
 
     def export_onnx(self):
         """Writes the best model beside its file as `.onnx` and returns the path; InputError where the two differ."""
@@ -72,14 +83,41 @@ class Assessment:
         return "there are no images here that the run held out" if known else self.run.why_no_splits
 
     def _classes(self):
-        names = self.dataset.class_names
-        width = max(map(len, names))
+        return self._accuracies(range(len(self._names)))
+
+    def _extreme_classes(self):
+        places = self.test.classes_by_accuracy
+        without = len(self._names) - len(places)
+        count = min(_BEST, len(places) // 2)
+        lines = [f"the {count} worst of {len(self._names)} classes", self._accuracies(places[:count])]
+        lines += ["", f"the {count} best", self._accuracies(places[: -count - 1 : -1])]
+        if without:
+            lines += ["", f"{without} class{'es have' if without > 1 else ' has'} no test images"]
+        return "\n".join(lines)
+
+    def _accuracies(self, places):
+        """A line for each of these classes."""
+        names, accuracies, width = self._names, self.test.per_class, max(map(len, self._names))
         return "\n".join(
-            f"{name:<{width}}  {accuracy:7.2%}" for name, accuracy in zip(names, self.test.per_class, strict=True)
+            f"{names[place]:<{width}}  "
+            + ("no test images" if np.isnan(accuracies[place]) else f"{accuracies[place]:7.2%}")
+            for place in places
         )
 
+    def _confused(self):
+        pairs, images = self.test.confused(_CONFUSED), self.test.confusion.sum(axis=1)
+        if not pairs:
+            return "no class was taken for another"
+        names = self._names
+        texts = [f"{names[label]}, predicted {names[taken]}" for label, taken, _ in pairs]
+        width = max(map(len, texts))
+        lines = [f"the {len(pairs)} most frequent mistakes, of the images of the label"]
+        for text, (label, _, count) in zip(texts, pairs, strict=True):
+            lines.append(f"{text:<{width}}  {count:>5} of {images[label]:>5} {count / images[label]:7.2%}")
+        return "\n".join(lines)
+
     def _confusion(self):
-        names = self.dataset.class_names
+        names = self._names
         width, column = max(map(len, names)), max(len(f"{self.test.confusion.max()}"), 4) + 2
         lines = ["label and, of its images, how many were predicted as each class"]
         lines.append(" " * width + "".join(f"{name[: column - 2]:>{column}}" for name in names))
@@ -88,7 +126,7 @@ class Assessment:
         return "\n".join(lines)
 
     def _mistakes(self):
-        names, test = self.dataset.class_names, self.test
+        names, test = self._names, self.test
         lines = ["the mistakes it is most confident of"]
         for place in test.worst(_MISTAKES):
             predicted, label = names[test.predicted[place]], names[test.labels[place]]
@@ -112,7 +150,9 @@ def assess(run, source=None, tta="none"):
     dataset = data.load(source or source_of([run]))
     expect_classes([run], dataset)
     test = predictions(run, "test", dataset.test, tta)
-    dataset = run.splits(dataset) or dataset
+    own = run.splits(dataset)
+    # Validation images of other data may be among those that the run was trained on.
+    dataset = own or dataclasses.replace(dataset, validation=None)
     temperature = None
     if dataset.validation:
         temperature = best_temperature(predictions(run, "validation", dataset.validation, tta))

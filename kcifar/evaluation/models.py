@@ -61,19 +61,21 @@ def _outputs(model, split, view):
 
 
 def expect_classifier(model, what, image_shape=None):
-    """Raises InputError unless a model goes from one RGB image to one output (batch, classes), 2 classes or more.
+    """Raises InputError unless a model goes from one image to one output (batch, classes), 2 classes or more.
 
     Args:
         model: a `keras.Model`.
         what: it is, as the error names it.
-        image_shape: (height, width, channels) that it has to take; None for any.
+        image_shape: (height, width, channels) that it has to take; None for any of 3 channels or 1.
     """
     taken, given = ([tensor.shape for tensor in _tensors(model, name)] for name in ("inputs", "outputs"))
-    image_shape = image_shape or (None, None, 3)
+    shapes = [image_shape] if image_shape else [(None, None, channels) for channels in (3, 1)]
     one_image = len(taken) == 1 and len(taken[0]) == 4 and taken[0][0] is None
-    if not (one_image and all(map(_fits, taken[0][1:], image_shape))):
-        shape = ", ".join("any" if side is None else str(side) for side in image_shape)
-        raise InputError(f"{what} takes {_shapes(taken)}; expected a model of one image, (None, {shape})")
+    if not (one_image and any(all(map(_fits, taken[0][1:], shape)) for shape in shapes)):
+        expected = " or ".join(
+            f"(None, {', '.join('any' if side is None else str(side) for side in shape)})" for shape in shapes
+        )
+        raise InputError(f"{what} takes {_shapes(taken)}; expected a model of one image, {expected}")
     if not (len(given) == 1 and len(given[0]) == 2 and (given[0][1] or 0) > 1):
         raise InputError(f"{what} gives {_shapes(given)}; expected a classifier: (None, classes), 2 classes or more")
 

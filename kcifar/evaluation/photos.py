@@ -22,7 +22,7 @@ _UNKNOWN_SIDE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model that takes raw images (batch, height, width, 3) and gives logits or probabilities (batch, classes).
+    """A model from raw images (batch, height, width, channels) to logits or probabilities (batch, classes).
 
     Attributes:
         model: a `keras.Model`.
@@ -36,6 +36,11 @@ class Classifier:
     def image_size(self):
         """(height, width) of the images that it takes; 32 for a side that may have any length."""
         return tuple(side or _UNKNOWN_SIDE for side in self.model.inputs[0].shape[1:3])
+
+    @property
+    def channels(self):
+        """Of the images that it takes: 1, grey, or 3, RGB, which also one is shown that takes any."""
+        return self.model.inputs[0].shape[3] or 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +113,7 @@ def predict(classifier, found):
         batch = []
         for photo in found[start : start + _AT_ONCE]:
             try:
-                batch.append(photos.read(photo.path, classifier.image_size))
+                batch.append(photos.read(photo.path, classifier.image_size, classifier.channels))
                 kept.append(photo)
             except InputError as error:
                 if photo.named:

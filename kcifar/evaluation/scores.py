@@ -107,6 +107,21 @@ class Scores:
         counts = self.confusion.sum(axis=1)
         return np.divide(self.confusion.diagonal(), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
+    @property
+    def classes_by_accuracy(self):
+        """The classes that have images, the one of the lowest accuracy first, of equal ones the first: int64 (n,)."""
+        order = np.argsort(self.per_class, kind="stable")
+        return order[~np.isnan(self.per_class[order])]
+
+    def confused(self, count):
+        """The `count` most frequent mistakes: (label, class it was taken for, images), the most frequent first."""
+        mistakes = self.confusion - np.diag(self.confusion.diagonal())
+        order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+        pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
+        return [
+            (int(label), int(taken), int(mistakes[label, taken])) for label, taken in pairs if mistakes[label, taken]
+        ]
+
     def worst(self, count):
         """Places of the `count` mistakes that it is most confident of, the most confident first; fewer if there are."""
         wrong = np.flatnonzero(~self.correct)

@@ -24,6 +24,7 @@ class Plan:
     """A recipe's data, batches and compiled model, with the lengths that follow from them.
 
     Attributes:
+        own_validation: whether the data came with their validation images, so that the recipe holds none out.
         whole: the model that is saved.
         new_layers: those of it that its pretrained weights do not have.
         part: what of it is trained.
@@ -34,6 +35,7 @@ class Plan:
 
     recipe: Recipe
     dataset: data.Dataset
+    own_validation: bool
     whole: keras.Model
     new_layers: list[str]
     part: Part
@@ -77,7 +79,8 @@ class Plan:
     def describe(self):
         """What will be done, as (name, text) rows."""
         recipe, dataset = self.recipe, self.dataset
-        held_out = f", {len(dataset.validation):,} validation" if dataset.validation else ""
+        whose = " (the data's own)" if self.own_validation else ""
+        held_out = f", {len(dataset.validation):,} validation{whose}" if dataset.validation else ""
         steps = self.steps_per_epoch
         return [
             ("data", f"{dataset.source}: {len(dataset.train):,} train{held_out}, {len(dataset.test):,} test images"),
@@ -156,7 +159,8 @@ def plan(recipe, start=None):
     loss = components.loss(recipe.loss)
 
     dataset = data.load(recipe.data)
-    if recipe.validation:
+    own_validation = dataset.validation is not None
+    if recipe.validation and not own_validation:
         dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
     _expect_validation(recipe, dataset)
     train = Fixed(dataset.train, fixed, recipe.seed) if fixed else dataset.train
@@ -183,6 +187,7 @@ def plan(recipe, start=None):
     return Plan(
         recipe=recipe,
         dataset=dataset,
+        own_validation=own_validation,
         whole=whole,
         new_layers=new_layers,
         part=part,
@@ -201,7 +206,8 @@ def plan(recipe, start=None):
 def _expect_validation(recipe, dataset):
     if recipe.select_on == "validation" and dataset.validation is None:
         raise InputError(
-            "select_on is 'validation' but validation is 0: hold images out (validation=0.1) or select on 'last'"
+            f"select_on is 'validation' but validation is 0, and {dataset.source} has no images for it: hold images "
+            "out (validation=0.1) or select on 'last'"
         )
 
 

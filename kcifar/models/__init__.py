@@ -188,8 +188,14 @@ def _normalised(image, mean, std):
         return image
     if mean is None or std is None:
         raise InputError(f"mean is {mean} and std is {std}; expected both, or None for both")
-    if not (np.ndim(mean) == np.ndim(std) == 1 and len(mean) == len(std) == image.shape[-1]):
-        raise InputError(f"mean {mean} and std {std}: expected a value for each of {image.shape[-1]} channels")
+    channels = image.shape[-1]
+    if not (np.ndim(mean) == np.ndim(std) == 1 and len(mean) == len(std) == channels):
+        kind = {1: "1 channel, grey", 3: "3 channels, RGB"}.get(channels, f"{channels} channels")
+        example = f"({', '.join(['0.5'] * channels)}{',' * (channels == 1)})"
+        raise InputError(
+            f"mean is {mean} and std {std}, but the images have {kind}; expected a value for each channel, as"
+            f' "mean={example}" "std={example}"'
+        )
     if min(std) <= 0:
         raise InputError(f"std is {std}; expected positive values")
     mean = [255 * value for value in mean]

@@ -21,7 +21,7 @@ class Recipe:
     """
 
     data: str  # what `kcifar.data.load` takes
-    validation: float = 0.0  # fraction of the training images held out, 0 for none
+    validation: float = 0.0  # fraction of the training images held out, where the data have no validation images
     validation_seed: int = 0  # of the choice which: the same for runs that are to be compared or to vote
     model: Component
     pretrained: str | None = None  # weights to start from: a file, or a name as "torchvision/resnet18"

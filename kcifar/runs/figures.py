@@ -1,14 +1,21 @@
 """The pictures of a run: functions that draw one as a Figure, and one that saves it."""
 
+import math
+
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from kcifar.output import printable
 from kcifar.runs.files import replacing
 
 # Okabe & Ito's colours, told apart with any colour vision.
 _COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}
 _MOST_POINTS = 20_000
+MOST_NUMBERED = 20
+"""So many classes have numbers in the cells of their confusion."""
+_MOST_INCHES, _FEWEST_POINTS = 13, 7.5  # of a side of a confusion; for a name beside it
 
 
 def learning_rate(learning_rates, epochs, steps_per_epoch):
@@ -50,13 +57,19 @@ def draw_curves(axes, rows, quantity, selected_on):
 
 
 def confusion(matrix, class_names):
-    """How often each class (row) was taken for each (column), in % of the row. `matrix`: int (classes, classes)."""
+    """How often each class (row) was taken for each (column), in % of the row. `matrix`: int (classes, classes).
+
+    Of more than 20 classes no numbers are written: right ones are blue, mistakes orange, the deeper the more often.
+    """
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure, axes = _axes("prediction", "label", (7, 6))
+    if len(class_names) > MOST_NUMBERED:
+        return _coloured(share, class_names)
+    more = max(0, len(class_names) - 10)
+    figure, axes = _axes("prediction", "label", (7 + 0.35 * more, 6 + 0.35 * more))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    places = range(len(class_names))
-    axes.set_xticks(places, class_names, rotation=45, ha="right")
-    axes.set_yticks(places, class_names)
+    places, names = range(len(class_names)), list(map(plain, class_names))
+    axes.set_xticks(places, names, rotation=45, ha="right")
+    axes.set_yticks(places, names)
     axes.grid(visible=False)
     for row in places:
         for column in places:
@@ -67,18 +80,42 @@ def confusion(matrix, class_names):
     return figure
 
 
+def _coloured(share, class_names):
+    """The confusion of many classes, in colours that show on white and on black."""
+    classes = len(class_names)
+    side = min(max(0.125 * classes, 5), _MOST_INCHES)
+    figure, axes = _axes("prediction", "label", (side + 1.5, side + 1.5))
+    right = np.eye(classes, dtype=bool)
+    pixels = np.where(right[..., None], to_rgba(_COLOURS["train"]), to_rgba(_COLOURS["validation"]))
+    pixels[..., 3] = share / np.where(right, 100, max(share[~right].max(), 1e-9))
+    axes.imshow(pixels, interpolation="nearest")
+    points = 72 * side / classes  # that each name has
+    step = max(1, math.ceil(_FEWEST_POINTS / points))
+    places, size = range(0, classes, step), min(10, max(0.75 * points, 0.8 * _FEWEST_POINTS))
+    names = [plain(class_names[place]) for place in places]
+    axes.set_xticks(places, names, rotation=90, fontsize=size)
+    axes.set_yticks(places, names, fontsize=size)
+    axes.tick_params(length=2, pad=2)
+    axes.grid(visible=True, linewidth=0.4, alpha=0.2)
+    axes.set_axisbelow(True)
+    axes.set_title(
+        "Confusion on the test set\nright ones blue, mistakes orange, the deeper the more often", fontsize=11
+    )
+    return figure
+
+
 def predictions(split, probabilities, class_names, count=16):
     """The first test images with label, prediction and its probability; wrong ones in orange."""
     figure = Figure((10, 4), layout="constrained")
     figure.suptitle("label → prediction and its probability, the first test images", fontsize=10)
-    count = min(count, len(split))
+    count, confidence = min(count, len(split)), probabilities.max(axis=1)
     for place in range(count):
         axes = figure.add_subplot(2, -(-count // 2), place + 1)
-        axes.imshow(split.images[place])
+        _show(axes, split.images[place])
         axes.axis("off")
         label, predicted = split.labels[place], probabilities[place].argmax()
         axes.set_title(
-            f"{class_names[label]}\n→ {class_names[predicted]} {probabilities[place, predicted]:.0%}",
+            f"{plain(class_names[label], 18)}\n→ {plain(class_names[predicted], 12)} {confidence[place]:.0%}",
             fontsize=8,
             color="black" if label == predicted else "#d55e00",
         )
@@ -99,9 +136,9 @@ def classes(split, class_names, count=10):
         left, top = block * (gap + count * wide) + gap, row * high
         for column, place in enumerate(np.flatnonzero(split.labels == label)[:count]):
             sheet[top : top + height, left + column * wide :][:, :width] = split.images[place]
-        beside = {"ha": "right", "va": "center", "fontsize": 8, "parse_math": False}
-        axes.text(left - width // 4, top + height / 2, name, **beside)
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+        beside = {"ha": "right", "va": "center", "fontsize": 8}
+        axes.text(left - width // 4, top + height / 2, plain(name, 18), **beside)
+    _show(axes, sheet)
     axes.axis("off")
     return figure
 
@@ -118,7 +155,7 @@ def transforms(split, draws, class_names):
     for column, (images, labels) in enumerate([(split.images, one_hot), *draws]):
         axes[0, column].set_title("image" if column == 0 else f"draw {column}", fontsize=9)
         for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-            axes[row, column].imshow(np.clip(np.round(image), 0, 255).astype("uint8"))
+            _show(axes[row, column], np.clip(np.round(image), 0, 255).astype("uint8"))
             axes[row, column].set(xticks=[], yticks=[])
             axes[row, column].set_xlabel(_label(label, class_names), fontsize=7)
     return figure
@@ -135,8 +172,20 @@ def _label(shares, class_names):
     """The classes of a label and, where it is mixed, their shares."""
     places = [place for place in np.argsort(-shares, kind="stable") if shares[place] >= 0.005]
     if len(places) == 1:
-        return class_names[places[0]]
-    return "\n".join(f"{shares[place]:.0%} {class_names[place]}" for place in places[:2])
+        return plain(class_names[places[0]], 18)
+    return "\n".join(f"{shares[place]:.0%} {plain(class_names[place], 14)}" for place in places[:2])
+
+
+def plain(text, most=32):
+    """Text that a user brought, as matplotlib shows it just so: no "$" begins a formula; what is long is cut."""
+    text = printable(text)
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return text.replace("$", r"\$")
+
+
+def _show(axes, image):
+    """Draws an image, uint8 (height, width, channels)."""
+    axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
 
 
 def _axes(xlabel, ylabel, size=(7, 4)):

@@ -15,7 +15,7 @@ import numpy as np
 
 import kcifar
 from kcifar.checksum import sha256
-from kcifar.errors import InputError
+from kcifar.errors import InputError, some
 from kcifar.recipe import Recipe
 from kcifar.runs.commit import commit
 from kcifar.runs.files import UNFINISHED, remove_leftovers, replacing, write_json, write_text
@@ -196,13 +196,13 @@ def expect_classes(runs, dataset):
     for run in runs[1:]:
         if run.class_names != first.class_names:
             raise InputError(
-                f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, '{run.path}' on "
-                f"{', '.join(run.class_names)}; expected the same, in the same order"
+                f"'{first.path}' was trained on the classes {some(first.class_names)}, '{run.path}' on "
+                f"{some(run.class_names)}; expected the same, in the same order"
             )
     if dataset.class_names != first.class_names:
         raise InputError(
-            f"'{first.path}' was trained on the classes {', '.join(first.class_names)}, but {dataset.source} has "
-            f"{', '.join(dataset.class_names)}; expected the same, in the same order: give its own data by --data"
+            f"'{first.path}' was trained on the classes {some(first.class_names)}, but {dataset.source} has "
+            f"{some(dataset.class_names)}; expected the same, in the same order: give its own data by --data"
         )
 
 

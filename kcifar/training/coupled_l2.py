@@ -13,8 +13,8 @@ class CoupledL2(keras.optimizers.Optimizer):
     def __init__(self, learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs):
         if kwargs.get("weight_decay") is not None:
             raise InputError(
-                f"{type(self).__name__}(weight_decay={kwargs['weight_decay']}): Keras's is decoupled; expected l2, which "
-                "is torch.optim's weight_decay, or keras.optimizers for Keras's"
+                f"{type(self).__name__}(weight_decay={kwargs['weight_decay']}): Keras's is decoupled; expected l2, "
+                "which is torch.optim's weight_decay, or an optimizer of keras.optimizers"
             )
         super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
         expect_not_negative(type(self).__name__, learning_rate=learning_rate, l2=l2)

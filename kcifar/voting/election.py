@@ -160,7 +160,8 @@ class Election:
         from kcifar.runs.state import save_model
         from kcifar.voting.ensembles import ensemble
 
-        model = ensemble([open_model(run.best) for run in chosen], self.mode)
+        image_shape = self.members.dataset.image_shape
+        model = ensemble([open_model(run.best) for run in chosen], self.mode, image_shape=image_shape)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, path, self.members.dataset.class_names)
         if not export:

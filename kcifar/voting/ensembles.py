@@ -10,7 +10,7 @@ from kcifar.evaluation.scores import are_probabilities
 from kcifar.voting.layer import Voting, expect_mode, member_weights
 
 
-def ensemble(models, mode="soft", weights=None, image_shape=(32, 32, 3)):
+def ensemble(models, mode="soft", weights=None, image_shape=None):
     """One model of several, whose output is their vote.
 
     Each member keeps what is in it (normalisation, resizing); images of another size than it takes are scaled to that
@@ -21,7 +21,8 @@ def ensemble(models, mode="soft", weights=None, image_shape=(32, 32, 3)):
         models: functional or sequential Keras models, each from one image to (batch, classes) logits, or to
             probabilities, which is tried on two images of noise.
         mode, weights: see `kcifar.voting.Voting`.
-        image_shape: (height, width, channels) of the images that the ensemble takes.
+        image_shape: (height, width, channels) of the images that the ensemble takes; None for what all its members
+            take, and (32, 32, 3) where they differ.
 
     Returns:
         A `keras.Model`: raw images (batch, *image_shape) -> float32 (batch, classes) probabilities. It shares the
@@ -36,13 +37,26 @@ def ensemble(models, mode="soft", weights=None, image_shape=(32, 32, 3)):
         found = "no members" if not models else "one member"
         raise InputError(f"an ensemble of {found}; expected at least two models")
     for place, model in enumerate(models):
-        expect_classifier(model, f"member {place + 1}")
+        expect_classifier(model, f"member {place + 1}", image_shape and (None, None, image_shape[-1]))
+    image_shape = image_shape or _common_shape(models)
     classes = [model.outputs[0].shape[-1] for model in models]
     if len(set(classes)) > 1:
         raise InputError(f"members have {', '.join(map(str, classes))} classes; expected the same number of all")
     image = keras.Input(image_shape, name="image")
     probabilities = [_probabilities(model, place, image) for place, model in enumerate(models)]
     return keras.Model(image, _vote(probabilities, mode, weights), name="ensemble")
+
+
+def _common_shape(models):
+    """What all models take; (32, 32, channels) where they take different sizes."""
+    shapes = {(*model.inputs[0].shape[1:3], model.inputs[0].shape[3] or 3) for model in models}
+    channels = {shape[-1] for shape in shapes}
+    if len(channels) > 1:
+        raise InputError(
+            f"members take images of {' and '.join(map(str, sorted(channels)))} channels; expected the same"
+        )
+    (shape,) = shapes if len(shapes) == 1 else [(32, 32, *channels)]
+    return shape if None not in shape else (32, 32, *channels)
 
 
 def _vote(probabilities, mode, weights):

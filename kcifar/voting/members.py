@@ -25,7 +25,7 @@ class Members:
 
     Attributes:
         runs: `kcifar.runs.folder.RunFolder`s or `kcifar.runs.saved.SavedModel`s.
-        dataset: the `kcifar.data.Dataset`, without a validation split.
+        dataset: the `kcifar.data.Dataset`, as it was loaded.
         validation: of each run the `Scores` on the images that none of them was trained on; empty without such images.
         test: of each run the `Scores` on the test images.
         warnings: why the validation images are not those of every run, for people to read.
@@ -71,7 +71,8 @@ def _unfinished(runs):
 
 
 def _held_out(runs, dataset):
-    """(rows of the training images that no run was trained on, what to warn of)."""
+    """(rows of the training images that no run was trained on, what to warn of); of the data's own validation images
+    where they have such."""
     others = [run for run in runs if run.splits(dataset) is None]
     if others:
         which = "; ".join(f"{run.path}: {run.why_no_splits}" for run in others)
@@ -90,6 +91,8 @@ def _held_out(runs, dataset):
 
 
 def _held_out_by(run, dataset):
+    if dataset.validation is not None:
+        return np.arange(len(dataset.validation))
     recipe = run.recipe
     return validation_rows(len(dataset.train), recipe.validation, recipe.validation_seed)
 

@@ -100,6 +100,16 @@ def test_each_image_has_amounts_of_its_own():
     np.testing.assert_allclose(changed, pixels * np.reshape([0.5, 1.0, 0.0], (3, 1, 1, 1)), atol=ROUNDING)
 
 
+def test_grey_images_have_brightness_and_contrast():
+    pixels = images()[..., :1]
+    jitter = ColorJitter(0.5, 0.5)
+    amounts, _ = jitter.draw(np.random.default_rng(0), 5, pixels.shape[1:])
+    bright = np.clip(pixels * amounts[0].reshape(5, 1, 1, 1), 0, 255)
+    mean, factor = bright.mean(axis=(1, 2, 3), keepdims=True), amounts[1].reshape(5, 1, 1, 1)
+    wanted = np.clip(factor * bright + (1 - factor) * mean, 0, 255)
+    np.testing.assert_allclose(applied(jitter, pixels, (amounts, np.int32([0, 1]))), wanted, atol=ROUNDING)
+
+
 def test_no_strength_leaves_the_batch_as_it_is():
     pixels, jitter = images(), ColorJitter()
     changed = applied(jitter, pixels, jitter.draw(np.random.default_rng(0), 5, SHAPE))
@@ -230,7 +240,11 @@ def test_batches_with_all_of_them():
         (lambda: ColorJitter(hue=0.51), "at most 0.5"),
         (lambda: ColorJitter(0.1, probability=1.1), "probability=1.1"),
         (lambda: ColorJitter(brightness=(0.8, 1.2)), "brightness=(0.8, 1.2)"),
-        (lambda: ColorJitter(0.1).draw(np.random.default_rng(0), 4, (32, 32, 1)), "1 channels"),
+        (lambda: ColorJitter(0.1).draw(np.random.default_rng(0), 4, (32, 32, 4)), "4 channels"),
+        (
+            lambda: ColorJitter(saturation=0.1, hue=0.1).draw(np.random.default_rng(0), 4, (32, 32, 1)),
+            "saturation=0 and hue",
+        ),
         (lambda: Cutout(0), "size=0"),
         (lambda: Cutout(2.5), "size=2.5"),
         (lambda: Cutout(2, fill=256), "fill=256"),

@@ -314,3 +314,26 @@ def test_a_subclass_runs_its_own_call():
     stock = filled(image_model(lambda image: layers.Conv2D(4, 3)(image)))
     x = normal(4, *ODD)
     assert np.abs(array_of(model(x)) - 1 - array_of(stock(x))).max() < 1e-5  # values near 1: a few roundings
+
+
+class NormGiven(layers.Layer):
+    """Gives the layer in it a `training` of its own."""
+
+    def __init__(self, given, **arguments):
+        super().__init__(**arguments)
+        self.given = given
+        self.norm = layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(x, training=self.given)
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_layer_given_training_and_those_behind_it_train_as_in_stock(given, within):
+    def graph(image):
+        x = conv()(image)
+        x = NormGiven(given)(x) if within else layers.BatchNormalization()(x, training=given)
+        return layers.BatchNormalization()(conv()(x))
+
+    assert_twins_agree(lambda: image_model(graph), arrays_of([ODD]))

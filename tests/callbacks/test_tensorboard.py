@@ -14,6 +14,8 @@ from tensorboardX.record_writer import masked_crc32c
 from kcifar import InputError, callbacks
 from kcifar.train import main as train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "blank_pictures")
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "mixup.py"
 
 

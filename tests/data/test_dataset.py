@@ -21,6 +21,8 @@ LABELS = np.array([0, 1, 2], np.int64)
     [
         (IMAGES.astype(np.float32), LABELS, 3, "float32"),
         (IMAGES.reshape(3, 3, 32, 32), LABELS, 3, r"\(3, 3, 32, 32\)"),
+        (IMAGES[..., :2], LABELS, 3, r"\(3, 32, 32, 2\)"),
+        (IMAGES[..., 0], LABELS, 3, r"expected uint8 of shape \(n, height, width, channels\)"),
         (np.array(1, np.uint8), LABELS, 3, r"shape \(\)"),
         (IMAGES, LABELS.astype(np.int32), 3, "int32"),
         (IMAGES, LABELS[:2], 3, r"expected int64 of shape \(3,\)"),
@@ -51,8 +53,15 @@ def test_class_names_fit_the_splits():
     assert Dataset(split, split, ["a", "b", "c"]).class_names == ("a", "b", "c")
     with pytest.raises(InputError, match="3 classes but there are 2"):
         Dataset(split, split, ("a", "b"))
-    with pytest.raises(InputError, match="each name once"):
+    with pytest.raises(InputError, match=r"named a; .*each name once"):
         Dataset(split, split, ("a", "b", "a"))
+
+
+def test_the_splits_have_images_of_one_shape():
+    split, grey = Split(IMAGES, LABELS, 3), Split(IMAGES[:2, :8, ..., :1], LABELS[:2], 3)
+    assert Dataset(grey, grey, "abc").image_shape == (8, 32, 1)
+    with pytest.raises(InputError, match=r"32×32 \(3 in train\), 8×32 grey \(2 in test\)"):
+        Dataset(split, grey, "abc")
 
 
 def test_validation_is_a_random_part_in_order():

@@ -1,5 +1,6 @@
 """The published folders and archives: round trips, damage, and files that mean harm."""
 
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 from kcifar import InputError
-from kcifar.data import load, official, pickles
+from kcifar.data import layouts, load, official, pickles
 from kcifar.data.dataset import CLASS_NAMES
 from tests.data_fixtures import (
     assert_equal,
+    binary_100_files,
     binary_files,
+    make_100,
+    python_100_files,
     python_files,
     small,  # noqa: F401
     write_archive,
@@ -22,7 +26,8 @@ from tests.data_fixtures import (
 
 pytestmark = pytest.mark.once
 
-PY, BIN = official.PYTHON, official.BINARY
+PY, BIN = layouts.PYTHON, layouts.BINARY
+PY_100, BIN_100 = layouts.PYTHON_100, layouts.BINARY_100
 
 
 def refused(source, *words):
@@ -39,7 +44,7 @@ def refused(source, *words):
 def official_archive(monkeypatch, path, layout, files, **options):
     """An archive that passes for the official one: its sum is put in the place of the published one."""
     write_archive(path, layout.folder, files, **options)
-    layout_with_sum = official.dataclasses.replace(layout, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    layout_with_sum = dataclasses.replace(layout, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(official, "LAYOUTS", (layout_with_sum,))
     return path
 
@@ -66,6 +71,58 @@ def test_archive(small, tmp_path, monkeypatch, layout, files):  # noqa: F811
     assert_equal(load(path), small)
     assert set(os.listdir()) == before
     assert not list(tmp_path.rglob("data_batch_1*"))  # nothing is extracted
+
+
+@pytest.mark.parametrize("labels", ["fine", "coarse"])
+@pytest.mark.parametrize(("layout", "files"), [(PY_100, python_100_files), (BIN_100, binary_100_files)])
+def test_cifar_100_with_either_labels(small, tmp_path, monkeypatch, layout, files, labels):  # noqa: F811
+    switch = ":coarse" if labels == "coarse" else ""
+    folder = write_files(tmp_path / "data" / layout.folder, files())
+    for path in (folder, folder.parent):
+        found = load(f"{path}{switch}")
+        assert_equal(found, make_100(labels))
+    renamed = write_files(tmp_path / "renamed", files())
+    assert_equal(load(f"{renamed}{switch}"), make_100(labels))
+    archive = official_archive(monkeypatch, tmp_path / "any.tar.gz", layout, files())
+    assert_equal(load(f"{archive}{switch}"), make_100(labels))
+    # Each has an entry of its own in the cache.
+    assert_equal(load(folder), make_100())
+
+
+def test_a_path_that_ends_as_the_switch_does_wins(small, tmp_path):  # noqa: F811
+    write_files(tmp_path / "data", python_100_files())
+    write_files(tmp_path / "data:coarse", python_files(small))
+    assert_equal(load(f"{tmp_path / 'data'}:coarse"), small)
+    refused(f"{tmp_path / 'nowhere'}:coarse", "no such path")
+
+
+def test_what_has_no_coarse_labels(small, tmp_path, monkeypatch):  # noqa: F811
+    folder = write_files(tmp_path / PY.folder, python_files(small))
+    refused(f"{folder}:coarse", "CIFAR-10 has no coarse labels", "CIFAR-100")
+    refused(f"{official_archive(monkeypatch, tmp_path / 'a.tgz', PY, python_files(small))}:coarse", "no coarse labels")
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    refused(f"{tmp_path / 'images'}:coarse", "behind CIFAR-100 alone")
+
+
+def test_a_folder_with_both_data_sets_is_not_guessed_at(small, tmp_path):  # noqa: F811
+    write_files(tmp_path / PY.folder, python_files(small))
+    write_files(tmp_path / PY_100.folder, python_100_files())
+    refused(tmp_path, "cifar-10-batches-py and cifar-100-python", "give the path of one")
+    assert_equal(load(f"{tmp_path}:coarse"), make_100("coarse"))
+
+
+def test_a_damaged_folder_of_cifar_100(small, tmp_path):  # noqa: F811
+    files = python_100_files()
+    folder = write_files(
+        tmp_path / PY_100.folder, files | {"meta": files["meta"].replace(b"fine_label_names", b"f" * 16)}
+    )
+    refused(folder, "meta", "fine_label_names")
+    write_files(folder, files | {"test": files["train"]})
+    refused(folder, "test", "(60, 3072)", "(12, 3072)")
+    (folder / "train").unlink()
+    refused(folder, "lacks train", PY_100.archive)
+    folder = write_files(tmp_path / BIN_100.folder, binary_100_files() | {"fine_label_names.txt": b"apple\nbear\n"})
+    refused(folder, "has 2 names; expected 100")
 
 
 def test_the_real_folder(cifar10_folder):
@@ -220,6 +277,6 @@ def test_an_archive_that_lacks_a_member_or_has_one_too_large(small, tmp_path, mo
 def test_an_archive_cut_short(small, tmp_path, monkeypatch):  # noqa: F811
     path = write_archive(tmp_path / "a.tar.gz", PY.folder, python_files(small))
     path.write_bytes(path.read_bytes()[:20_000])
-    layout = official.dataclasses.replace(PY, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    layout = dataclasses.replace(PY, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(official, "LAYOUTS", (layout,))
     refused(path, "cannot be read as an archive")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from kcifar import InputError
-from kcifar.data import cache, load, official, tfds
+from kcifar.data import cache, layouts, load, photos, tfds
 from kcifar.data.dataset import CLASS_NAMES
 from tests.data_fixtures import (
     assert_equal,
@@ -60,7 +60,7 @@ def test_auto_follows_the_variable(tmp_path, monkeypatch):
 
 def test_auto_downloads_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(tfds, "download", lambda folder: calls.append(folder) or make())
+    monkeypatch.setattr(tfds, "download", lambda folder, name, coarse: calls.append(folder) or make())
     assert_equal(load(), make())
     assert_equal(load("auto"), make())
     assert len(calls) == 1
@@ -74,7 +74,7 @@ def test_demo_is_not_cached():
 
 def test_a_published_folder_goes_before_the_images_beside_it(small, tmp_path):  # noqa: F811
     write_images(tmp_path, make(seed=1))
-    write_files(tmp_path / official.PYTHON.folder, python_files(small))
+    write_files(tmp_path / layouts.PYTHON.folder, python_files(small))
     assert_equal(load(tmp_path), small)
 
 
@@ -100,21 +100,79 @@ def test_other_names_come_in_the_order_of_class_and_name(tmp_path):
     np.testing.assert_array_equal(found.train.images, dataset.train.images[order])
 
 
-def test_every_mode_becomes_rgb_and_hidden_files_are_left_out(tmp_path):
-    grey = np.arange(1024, dtype=np.uint8).reshape(32, 32)
-    palette = Image.fromarray(grey).convert("P")
-    palette.info["transparency"] = bytes(range(256))
-    images = {"0.png": Image.fromarray(grey), "1.png": palette, "2.png": Image.fromarray(np.dstack([grey] * 4))}
+def _of_every_mode(height, width):
+    """Images to save, by file name."""
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    grey, colour = Image.fromarray(values[..., 0]), Image.fromarray(values[..., :3])
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 3
+    return {
+        "0.png": (grey, {}),
+        "1.png": (grey.convert("1"), {}),
+        "2.png": (Image.fromarray(values[..., :2], "LA"), {}),
+        "3.png": (Image.fromarray(values[..., 0].astype(np.uint16) * 257), {}),
+        "4.jpg": (grey, {"exif": upside_down}),
+        "5.png": (colour, {"exif": upside_down}),
+        "6.png": (colour.convert("P"), {"transparency": 7}),
+        "7.png": (Image.fromarray(values), {}),
+        "8.tif": (colour.convert("CMYK"), {}),
+    }
+
+
+def _write_all(folder, images):
     for which in ("train", "test"):
-        (tmp_path / which / "grey").mkdir(parents=True)
-        (tmp_path / which / ".git").mkdir()
-        (tmp_path / which / "README").write_text("no folder")
-        (tmp_path / which / "grey" / ".DS_Store").write_text("no image")
-        for name, image in images.items():
-            image.save(tmp_path / which / "grey" / name)
-    found = load(tmp_path)
-    assert found.class_names == ("grey",)
-    np.testing.assert_array_equal(found.test.images, np.dstack([grey] * 3)[None].repeat(3, 0))
+        (folder / which / "all").mkdir(parents=True)
+        for name, (image, options) in images.items():
+            image.save(folder / which / "all" / name, **options)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter:DeprecationWarning")  # of Pillow, in the fixture
+def test_a_file_is_the_same_image_in_training_and_in_prediction(tmp_path):
+    images = _of_every_mode(20, 30)
+    grey = {name: images[name] for name in list(images)[:5]}
+    for kind, some, channels in (("grey", grey, 1), ("mixed", images, 3)):
+        folder = _write_all(tmp_path / kind, some)
+        found = load(folder).test.images
+        assert found.shape == (len(some), 20, 30, channels)
+        for name, pixels in zip(some, found, strict=True):
+            np.testing.assert_array_equal(pixels, photos.read(folder / "test" / "all" / name, (20, 30), channels))
+    values = np.asarray(images["0.png"][0])
+    np.testing.assert_array_equal(load(tmp_path / "grey").test.images[0, ..., 0], values)
+    np.testing.assert_array_equal(load(tmp_path / "grey").test.images[3, ..., 0], values)  # 16 bits, scaled to 8
+    np.testing.assert_array_equal(load(tmp_path / "mixed").test.images[0], np.dstack([values] * 3))
+    np.testing.assert_array_equal(load(tmp_path / "mixed").test.images[5], np.asarray(images["5.png"][0])[::-1, ::-1])
+
+
+def test_what_the_system_puts_into_folders_is_left_out(tmp_path):
+    folder = write_images(tmp_path, make())
+    for which in ("train", "test"):
+        for name in (".git", "__MACOSX"):
+            (folder / which / name).mkdir()
+        (folder / which / "README").write_text("no folder")
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (folder / which / "cat" / name).write_text("no image")
+    assert_equal(load(folder), make())
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_of_validation_images_is_the_validation_split(tmp_path, name):
+    dataset = make(shape=(12, 16, 1), validation=True, names=("ash", "elm", "oak"))
+    folder = write_images(tmp_path, dataset, validation=name)
+    for found in (load(folder), load(folder)):  # the second from the cache
+        assert_equal(found, dataset)
+    with pytest.raises(InputError, match=r"already.*use \.validation"):
+        found.split_validation()
+    (folder / name / "oak").rename(folder / name / "yew")
+    refused(folder, f"oak, yew in only one of train and {name}")
+    (folder / ("val" if name == "valid" else "valid")).mkdir()
+    refused(folder, "val", "valid", "expected one of them")
+
+
+def test_a_folder_whose_name_is_no_utf_8(tmp_path):
+    folder = write_images(tmp_path, make())
+    os.rename(folder / "train" / "cat", os.fsencode(folder / "train") + b"/caf\xe9")
+    refused(folder, r"b'caf\xe9'", "no UTF-8", "rename")
 
 
 def test_real_images_equal_the_real_batches(cifar10_folder, tmp_path):
@@ -152,7 +210,7 @@ def _replace(content):
 
 def _image(size, mode):
     def damage(folder):
-        Image.new(mode, size).save(folder / "test" / "dog" / "99999.png")
+        Image.new(mode, size).save(folder / "test" / "dog" / ("99999.tif" if mode == "I" else "99999.png"))
 
     return damage
 
@@ -163,20 +221,20 @@ def _truncate(folder):
 
 
 def _no_test(folder):
-    (folder / "test").rename(folder / "tset")
+    (folder / "test").rename(folder / "val")
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_no_test, ("no class folders in 'test'",)),
+        (_no_test, ("no class folders in 'test' (it has train, val)",)),
         (_remove_class, ("class folders cat", "only one of train and test")),
         (_empty_class, ("train/cat", "is empty")),
-        (_replace(b"no image"), ("train/cat", "no image that Pillow reads")),
-        (_replace(b""), ("train/cat", "no image that Pillow reads")),
-        (_truncate, ("train/cat", "no image that Pillow reads")),
-        (_image((33, 32), "RGB"), ("99999.png", "33x32", "32x32")),
-        (_image((32, 32), "I;16"), ("99999.png", "I;16", "8 bits")),
+        (_replace(b"no image"), ("train/cat", "no image that can be read")),
+        (_replace(b""), ("train/cat", "no image that can be read")),
+        (_truncate, ("train/cat", "no image that can be read")),
+        (_image((33, 32), "RGB"), ("2 sizes: 32×32 (72 images), 32×33 (1 image, as ", "99999.png)")),
+        (_image((32, 32), "I"), ("99999.tif", "32-bit numbers")),
         (lambda folder: (folder / "train" / "cat" / "more").mkdir(), ("train/cat/more", "no image")),
         (lambda folder: (folder / "train" / "cat" / "x.png").symlink_to("nowhere"), ("train/cat/x.png", "no image")),
     ],
@@ -208,12 +266,34 @@ def test_npz_with_its_own_class_names(tmp_path):
     assert found.train.classes == 12
 
 
+@pytest.mark.parametrize("grey", [(28, 28), (28, 28, 1)])
+def test_npz_of_grey_images_without_names(tmp_path, grey):
+    dataset = make(shape=(28, 28, 1), names=tuple(f"class {label}" for label in range(7)))
+    arrays = npz_arrays(dataset)
+    for name in ("x_train", "x_test"):
+        arrays[name] = arrays[name].reshape(-1, *grey)
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert_equal(load(tmp_path / "a.npz"), dataset)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"y_test": None}, ("lacks y_test", "x_train, y_train, x_test")),
-        ({"x_train": np.zeros((60, 32, 32, 3), np.float32)}, ("x_train is float32",)),
-        ({"x_train": np.zeros((60, 3, 32, 32), np.uint8)}, ("(60, 3, 32, 32)",)),
+        (
+            {"x_train": np.ones((60, 8, 8), np.float32)},
+            ("x_train is float32", "np.round(255 * x_train).astype('uint8')"),
+        ),
+        ({"x_test": np.full((12, 8, 8), 255.0)}, ("x_test = np.round(x_test).astype('uint8')",)),
+        ({"x_test": np.full((12, 8, 8), 255)}, ("x_test = x_test.astype('uint8')",)),
+        ({"x_train": np.linspace(-2, 2.5, 60)[:, None, None]}, ("from -2 to 2.5", "before they are normalised")),
+        ({"x_train": np.zeros((60, 3, 32, 32), np.uint8)}, ("(60, 3, 32, 32)", "x_train.transpose(0, 2, 3, 1)")),
+        ({"x_train": np.zeros((60, 32, 32, 4), np.uint8)}, ("(60, 32, 32, 4)", "convert it first")),
+        (
+            {"x_test": np.zeros((12, 28, 28), np.uint8)},
+            ("several sizes: 32×32 (60 in train), 28×28 grey (12 in test)",),
+        ),
+        ({"y_test": np.full(12, 99)}, ("99 at index 0", "CIFAR-10", "class_names")),
         ({"y_train": np.zeros(59, np.int64)}, ("y_train is int64 (59,)", "(60,)")),
         ({"y_train": np.zeros(60)}, ("y_train is float64",)),
         ({"y_train": np.full(60, 10)}, ("y_train", "out of range: 10 at index 0")),

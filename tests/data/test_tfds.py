@@ -1,5 +1,6 @@
 """TensorFlow Datasets without TensorFlow: a folder prepared by its own CIFAR-10 builder, and its download manager."""
 
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from kcifar import InputError
-from kcifar.data import load, official, tfds
+from kcifar.data import cache, layouts, load, official, tfds
 from tests.data_fixtures import (
     PER_BATCH,
     assert_equal,
@@ -34,7 +35,7 @@ def prepare(folder, file_format="array_record"):
     import tensorflow_datasets
     from tensorflow_datasets.image_classification import cifar
 
-    write_files(folder / "source" / official.BINARY.folder, binary_files(make()))
+    write_files(folder / "source" / layouts.BINARY.folder, binary_files(make()))
 
     def examples(path, _):
         for row in np.fromfile(path, np.uint8).reshape(PER_BATCH, 3073):
@@ -75,6 +76,69 @@ def test_a_prepared_folder_in_the_published_order(folder):
     assert "tensorflow" not in sys.modules
 
 
+def test_a_data_set_by_its_name(folder, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder.parents[1]))
+    for name in ("cifar10", "cifar10:3.0.2"):
+        found = load(f"tfds:{name}")
+        assert_equal(found, make())
+        assert str(folder) in found.source
+    assert len(list(cache.root().iterdir())) == 1  # the folder's own entry
+
+
+def test_grey_images_of_another_size_with_a_validation_split(tmp_path, monkeypatch):
+    """A data set of one's own, which TFDS knows from its folder alone; its keys have names of their own."""
+    from tensorflow_datasets import core, features
+
+    dataset = make(shape=(20, 24, 1), names=("0", "1", "2"), validation=True)
+
+    def examples(split):
+        for place, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            encoded = io.BytesIO()
+            Image.fromarray(image[..., 0]).save(encoded, "PNG")
+            encoded.seek(0)
+            yield place, {"photo": encoded, "id": f"image_{place:03d}", "kind": int(label)}
+
+    with core.registered.skip_registration():
+
+        class MyOwn(core.GeneratorBasedBuilder):
+            VERSION = core.Version("1.0.0")
+
+            def _info(self):
+                photo = features.Image(shape=(20, 24, 1), encoding_format="png")
+                kinds = {"photo": photo, "id": features.Text(), "kind": features.ClassLabel(num_classes=3)}
+                made_of = features.FeaturesDict(kinds)
+                return core.DatasetInfo(builder=self, features=made_of, supervised_keys=("photo", "kind"))
+
+            def _split_generators(self, _):
+                return {name: examples(getattr(dataset, name)) for name in ("train", "test", "validation")}
+
+            def _generate_examples(self):
+                raise NotImplementedError
+
+    MyOwn(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert_equal(load("tfds:my_own"), dataset)
+
+
+def test_a_name_that_nobody_knows(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    refused("tfds:cifra10", "knows no 'cifra10'", str(tmp_path), "did you mean 'cifar10'?")
+    refused("tfds:qqqqqqqq", "check the name")
+    refused("tfds:cifar10:coarse", "behind cifar100 alone")
+
+
+def test_a_data_set_that_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch):
+    import requests
+
+    def no_route(url, **options):
+        raise requests.ConnectionError("no\nroute")
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(requests, "get", no_route)
+    refused("tfds:mnist", "no route", "tfds build mnist --file_format=array_record", str(tmp_path), "mnist/3.0.1")
+    refused("tfds:cifar100", "CIFAR-100 cannot be downloaded", "cs.toronto.edu", "cifar-100-python")
+
+
 def test_a_folder_without_ids_keeps_its_own_order(folder, monkeypatch):
     monkeypatch.setattr(tfds, "_number", lambda record: None)
     found = load(folder)
@@ -95,7 +159,7 @@ def test_half_a_folder(folder):
     (folder / "dataset_info.json").write_text(info[:100])
     refused(folder, "cannot be read as a TFDS folder")
     (folder / "dataset_info.json").write_text(info.replace('"name": "test"', '"name": "tset"'))
-    refused(folder, "cannot be read as a TFDS folder", "test")
+    refused(folder, "has the splits train, tset", "test is missing")
     (folder / "dataset_info.json").write_text(info)
     records = folder / "cifar10-train.array_record-00000-of-00001"
     records.write_bytes(records.read_bytes()[:100_000])
@@ -110,7 +174,7 @@ def host(small, tmp_path, monkeypatch):  # noqa: F811
     from tensorflow_datasets.core.download.checksums import UrlInfo
     from tensorflow_datasets.image_classification import cifar
 
-    path = write_archive(tmp_path / "cifar-10-binary.tar.gz", official.BINARY.folder, binary_files(small))
+    path = write_archive(tmp_path / "cifar-10-binary.tar.gz", layouts.BINARY.folder, binary_files(small))
     content = path.read_bytes()
     path.unlink()
 
@@ -129,7 +193,7 @@ def host(small, tmp_path, monkeypatch):  # noqa: F811
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(official, "LAYOUTS", (official.dataclasses.replace(official.BINARY, sha256=sha256),))
+    monkeypatch.setattr(official, "LAYOUTS", (dataclasses.replace(layouts.BINARY, sha256=sha256),))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         url = f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz"
         infos = {url: UrlInfo(size=len(content), checksum=sha256, filename="cifar-10-binary.tar.gz")}

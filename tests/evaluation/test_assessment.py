@@ -8,8 +8,9 @@ import pytest
 from kcifar import InputError, data
 from kcifar.evaluate import main as evaluate
 from kcifar.evaluation import models
-from kcifar.evaluation.assessment import assess
+from kcifar.evaluation.assessment import Assessment, assess
 from kcifar.evaluation.scores import Scores, best_temperature
+from kcifar.runs import folder
 from tests.voting.test_members import CLASSES, logits, make_run, student, write_images
 
 pytestmark = pytest.mark.once
@@ -107,6 +108,29 @@ def test_the_confusion_the_classes_and_the_worst_mistakes(run, images, capsys):
         label, predicted = CLASSES[test.labels[place]], CLASSES[test.predicted[place]]
         assert line.startswith(f"test image {place:>5}  {label}, predicted {predicted} ")
         assert float(line.split()[-1].rstrip("%")) == pytest.approx(100 * test.confidence[place], abs=0.01)
+
+
+def test_many_classes_are_told_by_the_best_the_worst_and_the_most_frequent_mistakes(tmp_path):
+    """Of 24 classes with 5 test images each, the last without any: class k is right k % 6 times, else taken for the
+    next one."""
+    classes = 24
+    labels = np.repeat(np.arange(classes - 1), 5)
+    predicted = np.where(np.tile(np.arange(5), classes - 1) < labels % 6, labels, (labels + 1) % (classes - 1))
+    images = np.zeros((len(labels), 4, 4, 1), np.uint8)
+    names = tuple(f"class {place:02}" for place in range(classes))
+    split = data.Split(images, labels, classes)
+    dataset = data.Dataset(split, split, names, source="made by hand")
+    test = Scores(np.log(0.9 * np.eye(classes)[predicted] + 0.1 / classes), labels)
+    found = Assessment(folder.RunFolder(tmp_path), dataset, "none", test, None)
+    lines = found._extreme_classes().splitlines()
+    assert lines[:3] == ["the 10 worst of 24 classes", "class 00    0.00%", "class 06    0.00%"]
+    assert lines[11:15] == ["", "the 10 best", "class 17  100.00%", "class 11  100.00%"]
+    assert lines[-1] == "1 class has no test images"
+    lines = found._confused().splitlines()
+    assert lines[0] == "the 20 most frequent mistakes, of the images of the label"
+    assert lines[1].split() == ["class", "00,", "predicted", "class", "01", "5", "of", "5", "100.00%"]
+    assert lines[5].split() == ["class", "01,", "predicted", "class", "02", "4", "of", "5", "80.00%"]
+    assert found._accuracies([23]) == "class 23  no test images"
 
 
 def test_other_test_images(run, images, tmp_path, capsys):

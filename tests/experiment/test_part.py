@@ -16,7 +16,7 @@ from kcifar.experiment import part
 from kcifar.recipe import Component, Recipe
 from kcifar.runs import folder
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "blank_pictures")
 
 TRUNK = ("stem", "layer1", "layer2", "layer3")
 SIDE, SEED = 8, 3

@@ -13,6 +13,7 @@ from kcifar.augment import MixUp, RandomFlip
 from kcifar.experiment.preview import draw_transforms
 from kcifar.runs import figures
 from kcifar.train import main as train
+from tests.report_runs import write_images
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CHOSEN = ["data=demo", "batch_size=32"]
@@ -52,7 +53,8 @@ def test_a_label_names_its_classes_and_where_it_is_mixed_their_shares():
 
 def test_a_dry_run_with_a_folder_draws_it_and_the_run_can_go_there(tmp_path, capsys):
     out = tmp_path / "run"
-    command = [str(RECIPES / "demo.py"), "epochs=1", "batch_size=512", "--out", str(out)]
+    images = write_images(tmp_path / "images.npz")
+    command = [str(RECIPES / "demo.py"), "epochs=1", "--data", str(images), "--out", str(out)]
     for _ in range(2):  # again after a change
         assert train([*command, "--dry-run"]) == 0
         assert f"picture        {out}/transforms.png" in capsys.readouterr().out

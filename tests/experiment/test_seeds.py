@@ -17,7 +17,7 @@ from kcifar.experiment import seeds
 from kcifar.experiment.seeds import seeds_in
 from kcifar.train import main as train
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("blank_pictures")]
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo.py"
 OVERRIDES = ["epochs=2", "batch_size=20", "model=tutorial_net()", "schedule=none", "validation=0.25"]

@@ -1,11 +1,12 @@
 """Runs steps of sam_resnet20.py on one backend for the parity tests; they start it once with each KERAS_BACKEND.
 
-sam_resnet20_worker.py record DATA OUT STATES FIRST STEPS OVERRIDE…
-    trains for some steps and writes the state before and after each to STATES
-sam_resnet20_worker.py replay DATA OUT STATES FIRST STEPS OVERRIDE…
-    each of those steps again from its state, and how far the outcome is from STATES
+sam_resnet20_worker.py record DATA FOLDER CASE…
+    trains for some steps and writes the state before and after each
+sam_resnet20_worker.py replay DATA FOLDER CASE…
+    each of those steps again from its state, and how far the outcome is
 
-An override that is 'smooth' puts ELU, whose slope is continuous, in the place of ReLU.
+A case is a number of steps and overrides, as '8,batch_size=8'. An override that is 'smooth' puts ELU, whose slope is
+continuous, in the place of ReLU.
 """
 
 import sys
@@ -22,39 +23,43 @@ from kcifar import experiment, recipe
 RECIPE = Path(__file__).parents[2] / "recipes" / "sam_resnet20.py"
 
 
-def main(task, data, out, states, first, steps, *overrides):
+def main(task, data, folder, *cases):
+    run = {"record": record, "replay": replay}[task]
+    for case in cases:
+        steps, *overrides = case.split(",")
+        model, batches = planned(data, overrides)
+        np.savez(Path(folder, f"{task}-{case}.npz"), **run(model, batches, Path(folder, f"{case}.npy"), int(steps)))
+
+
+def planned(data, overrides):
     given = [override for override in overrides if override != "smooth"]
-    planned = experiment.plan(recipe.load(RECIPE).override([f"data={data}", *given]))
+    plan = experiment.plan(recipe.load(RECIPE).override([f"data={data}", *given]))
     if "smooth" in overrides:
-        for layer in planned.model.model.layers:
+        for layer in plan.model.model.layers:
             if isinstance(layer, keras.layers.Activation):
                 layer.activation = keras.activations.elu
-    planned.model.optimizer.build(planned.model.trainable_variables)
-    run = {"record": record, "replay": replay}[task]
-    np.savez(out, **run(planned.model, planned.batches, states, int(first), int(steps)))
+    plan.model.optimizer.build(plan.model.trainable_variables)
+    return plan.model, plan.batches
 
 
-def record(model, batches, states, first, steps):
-    """Steps `first` and on; they start where the steps before them ended, which STATES still holds."""
-    if first:
-        worker.restore(model, np.load(states)[-1])
+def record(model, batches, states, steps):
     rows = np.lib.format.open_memmap(states, "w+", np.float32, (steps + 1, len(worker.state(model))))
     rows[0] = worker.state(model)
     losses = []
     for step in range(steps):
-        losses.append(worker.train(model, batches, first + step))
+        losses.append(worker.train(model, batches, step))
         rows[step + 1] = worker.state(model)
     rows.flush()
     return {"losses": losses}
 
 
-def replay(model, batches, states, first, steps):
+def replay(model, batches, states, steps):
     """Losses, and by step how far each weight and moving statistic is from what was recorded."""
     rows = np.load(states, mmap_mode="r")
     losses, distances = [], []
     for step in range(steps):
         worker.restore(model, rows[step])
-        losses.append(worker.train(model, batches, first + step))
+        losses.append(worker.train(model, batches, step))
         here, there = worker.split(model, worker.state(model)), worker.split(model, rows[step + 1])
         distances.append([distance(*pair) for pair in zip(here, there, strict=True)][: len(model.weights)])
     return {"losses": losses, "distances": distances, "names": [variable.path for variable in model.weights]}

@@ -1,9 +1,9 @@
 """Runs report B on one backend for the parity tests, which start this file once with each KERAS_BACKEND.
 
-worker.py batches DATA OUT             the first batches of two epochs
-worker.py free DATA OUT                losses of 5 steps from the initial weights
-worker.py record DATA OUT STATES FIRST trains for some steps and writes the state before and after each to STATES
-worker.py replay DATA OUT STATES FIRST each of those steps again from its state, and how far the outcome is from STATES
+worker.py record DATA OUT STATES   trains for some steps and writes the state before and after each to STATES
+worker.py replay DATA OUT STATES   each of those steps again from its state, and how far the outcome is from STATES
+
+Both give the first batches of two epochs, and the losses of 5 steps from the initial weights.
 """
 
 import sys
@@ -57,13 +57,12 @@ class Winners(keras.layers.Layer):
         return input_shape
 
 
-def main(task, data, out, states, first):
+def main(task, data, out, states):
     planned = experiment.plan(recipe.load(RECIPE).override([f"data={data}", "model.dropout=0.0"]))
-    if task == "batches":
-        arrays = batches(planned.batches)
-    else:
-        model = recording_model(planned)
-        arrays = {"free": free, "record": record, "replay": replay}[task](model, planned.batches, states, int(first))
+    arrays = batches(planned.batches)
+    planned.batches.epoch = 0
+    model = recording_model(planned)
+    arrays |= {"record": record, "replay": replay}[task](model, planned.batches, states)
     np.savez(out, **arrays)
 
 
@@ -95,35 +94,40 @@ def recording_model(planned):
     return model
 
 
-def free(model, source, *_):
-    return {"losses": [train(model, source, step) for step in range(5)]}
-
-
-def record(model, source, states, first):
-    """Steps `first` and on; they start where the steps before them ended, which STATES still holds."""
-    if first:
-        restore(model, np.load(states)[-1])
+def record(model, source, states):
     rows = np.lib.format.open_memmap(states, "w+", np.float32, (STEPS + 1, len(state(model))))
     rows[0] = state(model)
     losses = []
     for step in range(STEPS):
-        losses.append(train(model, source, first + step))
+        losses.append(train(model, source, step))
         rows[step + 1] = state(model)
     rows.flush()
-    return {"losses": losses}
+    return {"losses": losses, "free": losses[:5]}
 
 
-def replay(model, source, states, first):
+def replay(model, source, states):
     """Losses; by step how far every layer is from what was recorded, and what tells whether that counts."""
+    free = [train(model, source, step) for step in range(5)]
     rows = np.load(states, mmap_mode="r")
-    losses, distances, windows = [], [], []
+    losses, distances, windows, variances = [], [], [], []
     for step in range(STEPS):
         restore(model, rows[step])
-        losses.append(train(model, source, first + step))
+        losses.append(train(model, source, step))
         here, there = groups(model, state(model)), groups(model, rows[step + 1])
         windows.append(np.count_nonzero(here.pop("winners") != there.pop("winners")))
+        variances.append(least_variance(model, rows[step], rows[step + 1]))
         distances.append([distance(here[name], there[name]) for name in here])
-    return {"losses": losses, "distances": distances, "names": list(here), "windows": windows}
+    found = {"losses": losses, "free": free, "distances": distances, "names": list(here)}
+    return found | {"windows": windows, "variances": variances}
+
+
+def least_variance(model, before, after):
+    """Of all that BatchNorm has normalised in a step, that of the value which varied least in the batch."""
+    momentum = {layer.moving_variance.path: layer.momentum for layer in model.layers if hasattr(layer, "momentum")}
+    rows = zip(variables(model), split(model, before), split(model, after), strict=True)
+    kept = [(momentum[v.path], old, new) for v, old, new in rows if v.path in momentum]
+    assert len(kept) == 4
+    return min(((new - keep * old) / (1 - keep)).min() for keep, old, new in kept)
 
 
 def train(model, source, step):

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kcifar import data
+from kcifar import data, recipe
 from kcifar.errors import InputError
 from kcifar.evaluation import models
 from kcifar.evaluation.reporting import write_report
 from kcifar.evaluation.scores import Scores
+from kcifar.experiment import plan
 from kcifar.report import main as report
 from kcifar.runs import folder
 from kcifar.runs.report import comparison, pictures, records, single, words
-from tests.report_runs import make_runs, write_images
+from kcifar.runs.state import save_model
+from tests.data_fixtures import make, npz_arrays
+from tests.report_runs import RECIPE, make_runs, write_images
 
 pytestmark = pytest.mark.once
 
@@ -282,6 +285,30 @@ def test_a_figure_is_svg_in_the_colours_of_the_page():
     assert "prefers-color-scheme:dark" in text
     assert "accuracy in %</text>" in text  # text, no outlines
     assert "<dc:date>" not in text
+
+
+def test_many_classes_and_grey_images(tmp_path):
+    """A run of 25 classes, untrained: a picture of the confusion for the table, and the extremes."""
+    dataset = make(shape=(16, 18, 1), names=(*(f"class {place}" for place in range(24)), "price <$10"))
+    np.savez(tmp_path / "images.npz", **npz_arrays(dataset), class_names=dataset.class_names)
+    overrides = ["model=tutorial_net()", "mean=(0.5,)", "std=(0.5,)", "transforms=[]", "schedule=none", "batch_size=8"]
+    planned = plan(recipe.load(RECIPE).override([*overrides, f"data={tmp_path / 'images.npz'}"]))
+    run = folder.create(tmp_path / "run", planned.recipe, "", planned.dataset)
+    save_model(planned.whole, run.best)
+    write_report([run], run.report)
+    page = Page(run.report)
+    assert "The classes of the lowest accuracy on the test images." in page.text
+    assert "All 25 classes" in page.text
+    assert page.source.count("price &lt;$10") >= 1
+    (large,) = [image for image in page.all("img") if image["alt"].startswith("Confusion of 25 classes; most often ")]
+    drawn = base64.b64decode(large["src"].partition(",")[2]).decode()
+    assert "price &lt;$10</text>" in drawn
+    assert 'class="heat confusion"' not in page.source
+    cards = [image for image in page.all("img") if image.get("width") == "96"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(cards[0]["src"].partition(",")[2]))))
+    np.testing.assert_array_equal(pixels, dataset.test.images[0, ..., 0])
+    write_report([run, run], tmp_path / "both.html")
+    assert 'class="scroll tall"' in (tmp_path / "both.html").read_text()
 
 
 def test_two_folders_of_one_name_are_told_apart(tmp_path):

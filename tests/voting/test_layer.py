@@ -279,6 +279,19 @@ def test_an_ensemble_of_smaller_images():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), alone, atol=FORWARD)
 
 
+def test_an_ensemble_takes_what_its_members_take():
+    grey = [
+        keras.Sequential([layers.Input((20, 24, 1)), layers.GlobalAveragePooling2D(), layers.Dense(4)])
+        for _ in range(2)
+    ]
+    model = ensemble(grey)
+    assert model.input_shape == (None, 20, 24, 1)
+    assert not any(isinstance(layer, layers.Resizing) for layer in model.layers)
+    with pytest.raises(InputError, match="1 and 3 channels"):
+        ensemble([grey[0], classifier(4)])
+    assert ensemble([classifier(4), linear(16, 1)]).input_shape == (None, 32, 32, 3)  # of different sizes
+
+
 def classifier(classes):
     return keras.Sequential([layers.Input((32, 32, 3)), layers.GlobalAveragePooling2D(), layers.Dense(classes)])
 

@@ -1,5 +1,10 @@
 """What differs on torch."""
 
+import warnings
+
+import keras
+
+from kcifar.backend import keras_internals
 from kcifar.backend.torch.device import (
     describe,
     generator_states,
@@ -10,14 +15,14 @@ from kcifar.backend.torch.device import (
     use_device,
 )
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
-from kcifar.backend.torch.graph import use_native_kernels
+from kcifar.backend.torch.graph import native_calls
 from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
 from kcifar.backend.torch.onnx import write_onnx
-from kcifar.backend.torch.step import use_native_step
+from kcifar.backend.torch.step import native_parts
 from kcifar.backend.torch.updates import update_adam, update_sgd
 from kcifar.backend.torch.values import blended, clipped, known_values, switch, values_between_steps
-from kcifar.errors import InputError
+from kcifar.errors import InputError, one_line
 
 __all__ = [
     "accelerate",
@@ -44,6 +49,8 @@ __all__ = [
     "write_onnx",
 ]
 
+_SAID = set()
+
 
 def compiled(function):
     """The function as it is: torch.compile takes longer to start than it wins on a few operations."""
@@ -61,6 +68,9 @@ def accelerate(model):
     Dropout without a seed draws in the order of memory, so behind a pooling it keeps as many values as in stock, but
     others. From the first call on glibc keeps the memory that the process frees, for the next batch.
 
+    Where this version of Keras lacks something of its inside that this needs, a warning says so once, and the model
+    stays as it is. So does, silently, one whose weights are spread over devices.
+
     Args:
         model: any `keras.Model`; compiled before or after. Layers that are added later are not accelerated.
 
@@ -69,8 +79,35 @@ def accelerate(model):
     """
     if not model.built:
         raise InputError(f"the model '{model.name}' has no weights yet: build it or call it before accelerating it")
+    if isinstance(keras.distribution.distribution(), keras.distribution.ModelParallel):
+        return model
+    calls, parts = _native(model)
     keep_freed_memory()
-    lay_out_kernels(model)
-    use_native_kernels(model)
-    use_native_step(model)
+    if calls or parts:
+        lay_out_kernels(model)
+    for layer, call in calls:
+        layer.call = call
+    for name, part in parts.items():
+        setattr(model, name, part)
     return model
+
+
+def _native(model):
+    """Pairs of a layer and its native call, and the native parts of the model's step by name: all, or none of both."""
+    try:
+        unfit = keras_internals.unfit(model)
+        if not unfit:
+            return list(native_calls(model)), native_parts(model)
+    except Exception as error:  # of another inside of Keras than expected; so far nothing was changed
+        unfit = [f"{type(error).__name__}: {one_line(error)}"]
+    _say_once(
+        f"Keras {keras.__version__} lacks, or has changed, what accelerate needs of its inside ({', '.join(unfit)}): "
+        "accelerate leaves models stock, slower and right; another Keras, 3.15 or later, or a newer kcifar may fit"
+    )
+    return [], {}
+
+
+def _say_once(text):
+    if text not in _SAID:
+        _SAID.add(text)
+        warnings.warn(text, stacklevel=4)

@@ -7,11 +7,17 @@ computes in, and the ranks of its inputs.
 import functools
 from collections.abc import Hashable
 
+import keras
 import torch
 import torch.nn.functional as F
 from keras import activations
 
 from kcifar.backend.torch.kernel import Kernel, cast, channels_first, channels_last
+
+
+def _floating(x):
+    """Whole numbers as floats, as from Keras 3.16 on."""
+    return x if x.is_floating_point() else x.to(getattr(torch, keras.config.floatx()))
 
 
 def _elementwise(run, overwriting=None):
@@ -28,8 +34,8 @@ _ACTIVATIONS = {
     activations.sigmoid: _elementwise(torch.sigmoid, torch.sigmoid_),
     activations.tanh: _elementwise(torch.tanh, torch.tanh_),
     activations.silu: _elementwise(F.silu),
-    activations.hard_sigmoid: _elementwise(F.hardsigmoid),
-    activations.hard_silu: _elementwise(F.hardswish),
+    activations.hard_sigmoid: _elementwise(lambda x: F.hardsigmoid(_floating(x))),
+    activations.hard_silu: _elementwise(lambda x: F.hardswish(_floating(x))),
 }
 
 
@@ -65,8 +71,10 @@ def leaky_relu(layer, dtype, ranks):
 
 
 def _leaky(slope):
-    overwriting = functools.partial(F.leaky_relu, negative_slope=slope, inplace=True) if slope > 0 else None
-    return _elementwise(functools.partial(F.leaky_relu, negative_slope=slope), overwriting)
+    def run(x, inplace=False):
+        return F.leaky_relu(_floating(x), slope, inplace)
+
+    return _elementwise(run, functools.partial(run, inplace=True) if slope > 0 else None)
 
 
 def elu(layer, dtype, ranks):

@@ -5,31 +5,35 @@ import collections
 import keras
 import torch
 from keras import ops, tree
-from keras.src.backend.common.stateless_scope import in_stateless_scope
-from keras.src.backend.torch.core import get_device
-from keras.src.models.functional import Functional, operation_fn, unpack_singleton
 
+from kcifar.backend import keras_internals
+from kcifar.backend.keras_internals import Functional
 from kcifar.backend.torch.kernel import channels_first, channels_last
 from kcifar.backend.torch.kernels import configuration, kernel_of
 
 
-def use_native_kernels(layer):
-    """Makes a built layer or model, and all in it, compute with native kernels. What it holds and saves stays."""
+def native_calls(layer):
+    """What makes a built layer or model, and all in it, compute with native kernels: pairs of a layer and its `call`.
+
+    Nothing is changed yet.
+    """
     if isinstance(layer, keras.Sequential) and layer._functional is not None:
-        use_native_kernels(layer._functional)
+        yield from native_calls(layer._functional)
     elif isinstance(layer, Functional) and type(layer).call is Functional.call:
         if not isinstance(layer.call, Program):
-            layer.call = Program(layer)
+            program = Program(layer)
+            yield from program.others
+            yield layer, program
     elif _kernel_by_spec(layer):
-        layer.call = _LayerCall(layer)
+        yield layer, _LayerCall(layer)
     else:
         for inner in layer._flatten_layers(include_self=False, recursive=False):
-            use_native_kernels(inner)
+            yield from native_calls(inner)
 
 
 def must_run_as_stock():
     """Whether variables have other values than their own: in a stateless scope, and while shapes are inferred."""
-    return in_stateless_scope() or get_device() == "meta"
+    return keras_internals.in_stateless_scope() or keras_internals.infers_shapes()
 
 
 def _kernel_by_spec(layer):
@@ -63,17 +67,31 @@ class Program:
     it, and sees them in Keras's. A value is dropped after its last use.
 
     Attributes:
-        is_native: every operation has a kernel.
+        others: pairs of a layer and its native `call`, for what is in operations that have none.
     """
 
     def __init__(self, model):
         self._model = model
         self._translate(model)
 
+    @property
+    def is_native(self):
+        """Whether every operation has a kernel."""
+        self._follow_changes()
+        return self._is_native
+
+    def _follow_changes(self):
+        """Translates anew where a layer is not what it was."""
+        if any(configuration(layer) != known for layer, known in self._configurations.items()):
+            self._translate(self._model)
+            for layer, call in self.others:
+                layer.call = call
+
     def _translate(self, model):
-        self.is_native = True
+        self._is_native = True
+        self.others = []
         self._slots = {}  # of (a Keras tensor's id, whether in torch's layout)
-        self._calls = []  # (function of training and the sources' values, sources, targets)
+        self._calls = []  # (function of training and the sources' values, sources, targets, whether it is stock)
         self._overwritable = set()
         self._configurations = {}  # of the layers that have a kernel
         self._paddings = {}  # by a padded tensor's id, where its reader pads: the tensor before and the padding
@@ -97,15 +115,23 @@ class Program:
 
     def __call__(self, inputs, training=None, mask=None, **context):
         model = self._model
-        if any(configuration(layer) != known for layer, known in self._configurations.items()):
-            self._translate(model)
+        self._follow_changes()
         if mask is not None or any(value is not None for value in context.values()) or must_run_as_stock():
             return type(model).call(model, inputs, training=training, mask=mask, **context)
+        if not keras_internals.graph_decides_training(training):
+            training = keras_internals.training_here()
+        return self.run(inputs, training)
+
+    def run(self, inputs, training):
+        """What the model gives where each layer in it is called with this `training`, unless it was given another."""
+        given = keras_internals.graph_decides_training(training)
         values = [None] * len(self._slots)
         for slot, value in zip(self._inputs, self._tensors(inputs), strict=True):
             values[slot] = value
-        for run, sources, targets, dead in self._calls:
+        for run, sources, targets, is_stock, dead in self._calls:
             result = run(training, *[values[source] for source in sources])
+            if is_stock and not given:
+                training = keras_internals.training_here()
             if len(targets) == 1:
                 values[targets[0]] = result
             else:
@@ -114,8 +140,8 @@ class Program:
             del result
             for slot in dead:
                 values[slot] = None
-        outputs = [values[slot] for slot in self._outputs]
-        return unpack_singleton(tree.pack_sequence_as(model._outputs_struct, outputs))
+        outputs = tree.pack_sequence_as(self._model._outputs_struct, [values[slot] for slot in self._outputs])
+        return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
     def _tensors(self, inputs):
         if torch.is_tensor(inputs) and len(self._inputs) == 1 and inputs.ndim == len(self._model._inputs[0].shape):
@@ -141,30 +167,23 @@ class Program:
         target = self._new_slot(node.outputs[0], native)
         if kernel.overwritable:
             self._overwritable.add(target)
-        run = kernel.overwriting if overwrites else kernel.run
-        given = node.arguments.kwargs.get("training")
-        if given is None:
-            self._calls.append((run, sources, [target]))
-        else:  # holds where the model is called without
-            self._calls.append(
-                (lambda training, *x: run(given if training is None else training, *x), sources, [target])
-            )
+        self._calls.append((kernel.overwriting if overwrites else kernel.run, sources, [target], False))
 
     def _add_stock(self, node):
-        self.is_native = False
+        self._is_native = False
         if isinstance(node.operation, keras.Layer):
-            use_native_kernels(node.operation)
+            self.others += native_calls(node.operation)
         tensors = node.input_tensors
 
         def run(training, *values):
             args, kwargs = node.arguments.fill_in(
                 {id(tensor): value for tensor, value in zip(tensors, values, strict=True)}
             )
-            result = operation_fn(node.operation, training=training)(*args, **kwargs)
+            result = keras_internals.run_operation(node.operation, training, args, kwargs)
             return result if len(node.outputs) == 1 else tree.flatten(result)
 
         sources = [self._slot(tensor, native=False) for tensor in tensors]
-        self._calls.append((run, sources, [self._new_slot(tensor, native=False) for tensor in node.outputs]))
+        self._calls.append((run, sources, [self._new_slot(tensor, native=False) for tensor in node.outputs], True))
 
     def _only_reader_pads(self, tensor):
         readers = self._readers[id(tensor)]
@@ -180,13 +199,13 @@ class Program:
         if (id(tensor), native) not in self._slots:
             view = channels_first if native else channels_last
             source = self._slots[id(tensor), not native]
-            self._calls.append((lambda training, x: view(x), [source], [self._new_slot(tensor, native)]))
+            self._calls.append((lambda training, x: view(x), [source], [self._new_slot(tensor, native)], False))
         return self._slots[id(tensor), native]
 
     def _last_uses(self):
         """For each call the slots that no later one reads."""
         seen, dead = set(self._outputs), []
-        for _, sources, _ in reversed(self._calls):
+        for _, sources, *_ in reversed(self._calls):
             dead.append(tuple(set(sources) - seen))
             seen.update(sources)
         return reversed(dead)
@@ -200,8 +219,11 @@ def _kernel_of_node(node):
 
 
 def _takes_tensors_only(arguments):
-    """Whether a graph's operation is called as layer(tensor) or layer([tensor, …]), perhaps with `training`."""
+    """Whether a graph's operation is called as layer(tensor) or layer([tensor, …]).
+
+    Where it was given `training`, Keras knows whether that holds for it, and for those behind it.
+    """
     args = arguments.args
     nested = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
-    given = [name for name, value in arguments.kwargs.items() if value is not None and name != "training"]
+    given = any(value is not None for value in arguments.kwargs.values())
     return not given and all(isinstance(tensor, keras.KerasTensor) for tensor in nested)

@@ -25,9 +25,16 @@ def kernel_of(layer, ranks):
     """The kernel of a layer whose inputs have these ranks (a tuple of ints); None for a layer that is not known."""
     maker = _MAKERS.get(type(layer))
     dtype = _DTYPES.get(getattr(layer, "compute_dtype", None))
-    if maker is None or dtype is None or _is_special(layer):
+    if maker is None or dtype is None or _is_special(layer) or (dtype == torch.float64 and not _keeps_float64()):
         return None
     return maker(layer, dtype, ranks)
+
+
+@functools.cache
+def _keeps_float64():
+    """Whether float64 stays float64 in stock layers. From Keras 3.16 on some of them, and not all, give float32."""
+    value = torch.zeros((), dtype=torch.float64)
+    return ops.add(value, value).dtype == torch.float64
 
 
 def configuration(layer):

@@ -1,32 +1,32 @@
 """The training step with fewer operations around the model."""
 
-import functools
 import warnings
 
 import keras
 import torch
 import torch.nn.functional as F
 from keras import losses, metrics, ops, tree
-from keras.src.trainers.data_adapters.data_adapter_utils import unpack_x_y_sample_weight
+from keras.utils import unpack_x_y_sample_weight
 
-from kcifar.backend.torch.graph import Program
+from kcifar.backend.torch.graph import Program, must_run_as_stock
 
 _STOCK = keras.Model
 
 
-def use_native_step(model):
-    """Gives a model whose step, or parts of it, are stock Keras's ones that compute the same with fewer operations."""
+def native_parts(model):
+    """What computes the same with fewer operations as a model's step, or parts of it, that are stock Keras's: by name.
+
+    Nothing is changed yet.
+    """
     parts = ("compute_loss", "_compute_loss", "compute_metrics", "get_metrics_result")
     if not all(_is_stock(model, name) for name in parts):
-        return
-    step = Step(model)
+        return {}
+    step, native = Step(model), {}
     if _is_stock(model, "test_step"):
-        model.test_step = step.test
+        native["test_step"] = step.test
     if _is_stock(model, "train_step"):
-        model.train_step = step.train
-    else:  # its own calls these
-        model.compute_loss = step.compute_loss
-        model.compute_metrics = step.compute_metrics
+        return native | {"train_step": step.train}
+    return native | {"compute_loss": step.compute_loss, "compute_metrics": step.compute_metrics}  # its own calls these
 
 
 def _is_stock(model, name):
@@ -47,6 +47,8 @@ class Step:
 
     def train(self, data):
         model = self._model
+        if _is_distributed():
+            return _STOCK.train_step(model, data)
         x, y, weight = unpack_x_y_sample_weight(data)
         y_pred = self._predicted(x, training=True)
         loss = self._noted_loss(x, y, y_pred, weight, training=True)
@@ -61,6 +63,8 @@ class Step:
         return self.compute_metrics(x, y, y_pred, weight)
 
     def test(self, data):
+        if _is_distributed():
+            return _STOCK.test_step(self._model, data)
         x, y, weight = unpack_x_y_sample_weight(data)
         y_pred = self._predicted(x, training=False)
         self._noted_loss(x, y, y_pred, weight, training=False)
@@ -68,8 +72,8 @@ class Step:
 
     def _predicted(self, x, training):
         call = self._model.call
-        if isinstance(call, Program) and call.is_native:
-            return call(x, training=training)  # no layer in it needs what Keras does around a call
+        if isinstance(call, Program) and call.is_native and not must_run_as_stock():
+            return call.run(x, training)  # no layer in it needs what Keras does around a call
         return self._model(x, training=training)
 
     def _noted_loss(self, x, y, y_pred, weight, training):
@@ -89,10 +93,15 @@ class Step:
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """`compute_metrics` of the model: all metrics so far, by name."""
         model, native = self._model, self._metrics(self._model, self._model._compile_metrics)
-        if native is None or sample_weight is not None or not torch.is_tensor(y_pred):
+        if native is None or sample_weight is not None or not torch.is_tensor(y_pred) or _is_distributed():
             return _STOCK.compute_metrics(model, x, y, y_pred, sample_weight)
         with torch.no_grad():
             return native(ops.convert_to_tensor(y), y_pred)
+
+
+def _is_distributed():
+    """Whether this is one of several processes: then Keras 3.16's own step adds up gradients and figures of all."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class _ForObject:
@@ -116,11 +125,13 @@ def _native_loss(model, compiled):
     path, loss, weight, _ = compiled._flat_losses[0]
     if path or weight is not None or getattr(loss, "reduction", None) != "sum_over_batch_size":
         return None
-    if type(loss) is losses.CategoricalCrossentropy and loss.from_logits and loss.axis == -1:
-        return functools.partial(_categorical_crossentropy, loss)
-    if type(loss) is losses.SparseCategoricalCrossentropy and loss.from_logits and loss.ignore_class is None:
-        return functools.partial(_sparse_categorical_crossentropy, loss)
-    return None
+    kernel, usual = _CROSSENTROPIES.get(type(loss), (None, {}))
+    options = {name: value for name, value in loss.get_config().items() if name not in _OF_ANY_LOSS} if kernel else {}
+    smoothing = options.pop("label_smoothing", 0.0)
+    # An option that a later Keras adds is not known here.
+    if kernel is None or any(name not in usual or value != usual[name] for name, value in options.items()):
+        return None
+    return kernel(loss, smoothing)
 
 
 def _adds_losses(model):
@@ -131,18 +142,34 @@ def _adds_losses(model):
     )
 
 
-def _categorical_crossentropy(loss, y, y_pred):
-    if y.shape != y_pred.shape or y.ndim != 2:
-        return loss(y, y_pred)
-    return F.cross_entropy(y_pred.float(), y.float(), label_smoothing=loss.label_smoothing)
+def _categorical_crossentropy(loss, label_smoothing):
+    def native(y, y_pred):
+        if y.shape != y_pred.shape or y.ndim != 2:
+            return loss(y, y_pred)
+        return F.cross_entropy(y_pred.float(), y.float(), label_smoothing=label_smoothing)
+
+    return native
 
 
-def _sparse_categorical_crossentropy(loss, y, y_pred):
-    if y_pred.ndim != 2 or y.shape not in ((len(y_pred),), (len(y_pred), 1)):
-        return loss(y, y_pred)
-    y = y.reshape(-1).long()
-    # Where a label is negative stock Keras takes 0, and counts it.
-    return F.cross_entropy(y_pred.float(), y.masked_fill(y < 0, -100), reduction="sum") / len(y)
+def _sparse_categorical_crossentropy(loss, label_smoothing):
+    def native(y, y_pred):
+        if y_pred.ndim != 2 or y.shape not in ((len(y_pred),), (len(y_pred), 1)):
+            return loss(y, y_pred)
+        y = y.reshape(-1).long()
+        # Where a label is negative stock Keras takes 0, and counts it.
+        return F.cross_entropy(y_pred.float(), y.masked_fill(y < 0, -100), reduction="sum") / len(y)
+
+    return None if label_smoothing else native
+
+
+_OF_ANY_LOSS = ("name", "reduction", "dtype")
+_CROSSENTROPIES = {  # what makes the native one, and the options that it takes
+    losses.CategoricalCrossentropy: (_categorical_crossentropy, {"from_logits": True, "axis": -1}),
+    losses.SparseCategoricalCrossentropy: (
+        _sparse_categorical_crossentropy,
+        {"from_logits": True, "axis": -1, "ignore_class": None},
+    ),
+}
 
 
 def _native_metrics(model, compiled):

@@ -5,7 +5,8 @@ import weakref
 
 import torch
 from keras import ops
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from kcifar.backend.keras_internals import in_stateless_scope
 
 _Prepared = collections.namedtuple("_Prepared", "parameters strides slots alike")
 _PREPARED = weakref.WeakKeyDictionary()  # by optimizer, then by the ids of the variables

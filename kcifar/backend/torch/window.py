@@ -9,7 +9,7 @@ import functools
 import torch.nn.functional as F
 
 from kcifar.backend.torch.activation import fused, is_linear
-from kcifar.backend.torch.kernel import Kernel, bias_of, cast
+from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last
 
 
 def conv2d(layer, dtype, ranks):
@@ -91,7 +91,19 @@ def max_pooling2d(layer, dtype, ranks):
 
 
 def average_pooling2d(layer, dtype, ranks):
-    return _pooling(layer, dtype, _average_pool)
+    """Where the two sides are padded by unlike amounts Keras 3.16 has other values than 3.15: then it runs as stock."""
+    native = _pooling(layer, dtype, _average_pool)
+    if layer.padding == "valid":
+        return native
+    sizes, strides = tuple(layer.pool_size), tuple(layer.strides)
+
+    def run(training, x):
+        padding = [_split(side, k, s, 1) for side, k, s in zip(x.shape[2:], sizes, strides, strict=True)]
+        if all(before == behind for before, behind in padding):
+            return native.run(training, x)
+        return channels_first(layer.call(channels_last(cast(x, dtype))))
+
+    return Kernel(run)
 
 
 def _average_pool(x, size, strides, padding):

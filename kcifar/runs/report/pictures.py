@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from kcifar.runs.figures import draw_curves
+from kcifar.runs import figures
 
 # Okabe & Ito's colours, without yellow and black: told apart with any colour vision, legible on white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -46,9 +46,9 @@ _DRAWING = {
 
 
 def png(image):
-    """A data URI of an image, uint8 (height, width, 3)."""
+    """A data URI of an image, uint8 (height, width, channels)."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG", optimize=True)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG", optimize=True)
     return _uri("image/png", file.getvalue())
 
 
@@ -66,7 +66,7 @@ def drawn(draw, *arguments):
 def curve(rows, quantity, selected_on):
     """Accuracy or loss, by `quantity`, by epoch on each split that was evaluated. `rows`: those of log.csv."""
     figure, axes = _axes()
-    draw_curves(axes, rows, quantity, selected_on)
+    figures.draw_curves(axes, rows, quantity, selected_on)
     return figure
 
 
@@ -78,6 +78,13 @@ def learning_rate(rows):
     axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0.5, len(rows) + 0.5))
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def confusion(matrix, class_names):
+    """Those of many classes, see `kcifar.runs.figures.confusion`; the title is in the page."""
+    figure = figures.confusion(matrix, class_names)
+    figure.axes[0].set_title("")
     return figure
 
 
@@ -114,7 +121,7 @@ def comparison(runs, column):
     figure, axes = _axes(3.2 + 0.22 * lines)
     most = 0
     for place, (name, rows) in enumerate(runs):
-        style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % 4], "label": name}
+        style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % 4], "label": figures.plain(name)}
         if rows and column in rows[0]:
             axes.plot([row["epoch"] for row in rows], [100 * row[column] for row in rows], **style)
             most = max(most, len(rows))

@@ -7,10 +7,12 @@ import statistics
 
 import numpy as np
 
+from kcifar.runs import figures
 from kcifar.runs.report import pictures
 from kcifar.runs.report.words import duration, interval, mebibytes, number, percent, value
 
 _SAMPLES, _MISTAKES = 16, 12
+_EXTREMES, _CONFUSED = 10, 20  # of many classes: the best and the worst, and pairs of a label and a prediction
 
 
 def overview(reported, class_names):
@@ -22,7 +24,8 @@ def overview(reported, class_names):
         "summary": _summary(reported),
         "headline": _headline(reported),
         "curves": _curves(reported),
-        "confusion": _confusion(reported.test.confusion, class_names),
+        "confusion": _confusion(reported.test.confusion, class_names) if _few(class_names) else None,
+        "many": None if _few(class_names) else _many(reported.test, class_names),
         "per_class": _per_class(reported.test, class_names),
         "calibration": _calibration(reported),
         "recipe": _recipe(reported.recipe),
@@ -154,6 +157,36 @@ def _confusion(matrix, class_names):
         }
         for row, label in enumerate(class_names)
     ]
+
+
+def _few(class_names):
+    """Whether they are so few that their confusion is shown as a table."""
+    return len(class_names) <= figures.MOST_NUMBERED
+
+
+def _many(test, class_names):
+    """What is shown of many classes: a picture of their confusion, the most frequent mistakes, the extreme classes."""
+    rows, images = _per_class(test, class_names), test.confusion.sum(axis=1)
+    places = test.classes_by_accuracy
+    extremes = min(_EXTREMES, len(places) // 2)
+    mistakes = [
+        (
+            class_names[label],
+            class_names[taken],
+            number(count),
+            number(images[label]),
+            percent(count / images[label], 1),
+        )
+        for label, taken, count in test.confused(_CONFUSED)
+    ]
+    said = [f"{label} taken for {taken} {count} times" for label, taken, count, *_ in mistakes[:3]]
+    return {
+        "picture": pictures.drawn(pictures.confusion, test.confusion, class_names),
+        "alt": f"Confusion of {len(class_names)} classes; most often {', '.join(said) or 'none is taken for another'}",
+        "mistakes": mistakes,
+        "worst": [rows[place] for place in places[:extremes]],
+        "best": [rows[place] for place in places[: -extremes - 1 : -1]],
+    }
 
 
 def _whole_percent(fraction):

@@ -1,0 +1,154 @@
+"""What kcifar takes from inside Keras. No other file imports `keras.src`.
+
+None of it is Keras's public interface: each may move, change or go with any version. So what is imported is None where
+this Keras has it no more, and `unfit` tells `kcifar.accelerate` before it touches a model.
+"""
+
+import importlib
+import inspect
+
+import keras
+
+
+def _found(*places):
+    """The first of some 'module:name' that this Keras has; None without any."""
+    for place in places:
+        module, _, name = place.partition(":")
+        try:
+            return getattr(importlib.import_module(f"keras.src.{module}"), name)
+        except (ImportError, AttributeError):
+            continue
+    return None
+
+
+Functional = _found("models.functional:Functional")
+get_stateless_scope = _found("backend.common.stateless_scope:get_stateless_scope")
+_get_global_attribute = _found("backend.common.global_state:get_global_attribute")
+_CompileLoss = _found("trainers.compile_utils:CompileLoss")
+_CompileMetrics = _found("trainers.compile_utils:CompileMetrics")
+# Until Keras 3.15 a graph hands its own `training` to each operation, over what that was given; then it no longer does.
+_operation_fn = _found("models.functional:operation_fn")
+_get_device = None
+if keras.backend.backend() == "torch":
+    _get_device = _found("backend.torch.core:get_device", "backend.torch.ops.core:get_device")
+
+
+def in_stateless_scope():
+    """Whether variables may have other values than their own: so, where this Keras does not tell."""
+    return get_stateless_scope is None or get_stateless_scope() is not None
+
+
+def infers_shapes():
+    """Whether Keras on torch now calls layers to find the shapes of what they give."""
+    return _get_device() == "meta"
+
+
+def graph_decides_training(training):
+    """Whether a graph that is called with `training` hands it to each operation. Else `training_here` tells them."""
+    return _operation_fn is not None and training is not None
+
+
+def training_here():
+    """`training` of a layer that is called now and given none: of the outermost call, or what a layer in it was given.
+
+    None outside every call.
+    """
+    context = _get_global_attribute("current_call_ctx")
+    return None if context is None else context.get_value("training")
+
+
+def run_operation(operation, training, args, kwargs):
+    """Calls an operation of a graph as `Functional.call` does."""
+    if graph_decides_training(training):
+        operation = _operation_fn(operation, training=training)
+    return operation(*args, **kwargs)
+
+
+_FOUND = {
+    "keras.src.models.functional.Functional": lambda: Functional,
+    "keras.src.backend.common.stateless_scope.get_stateless_scope": lambda: get_stateless_scope,
+    "keras.src.backend.common.global_state.get_global_attribute": lambda: _get_global_attribute,
+    "keras.src.trainers.compile_utils.CompileLoss": lambda: _CompileLoss,
+    "keras.src.trainers.compile_utils.CompileMetrics": lambda: _CompileMetrics,
+    "keras.src.backend.torch.ops.core.get_device": lambda: _get_device,
+}
+_OF_LAYERS = (
+    "_call_has_training_arg",
+    "_flatten_layers",
+    "_remat_mode",
+    "activity_regularizer",
+    "autocast",
+    "input_spec",
+    "quantization_mode",
+)
+_OF_MODELS = ("_compile_loss", "_compile_metrics", "_loss_tracker", "get_metrics_result")
+_OF_GRAPHS = ("_inputs", "_nodes_by_depth", "_outputs", "_outputs_struct", "_standardize_inputs")
+_OF_NODES = ("arguments", "input_tensors", "is_input", "operation", "outputs")
+_OF_ARGUMENTS = ("args", "fill_in", "kwargs")
+_SIGNATURES = {
+    "_compute_loss": {"self", "x", "y", "y_pred", "sample_weight", "training"},
+    "compute_loss": {"self", "x", "y", "y_pred", "sample_weight", "training"},
+    "compute_metrics": {"self", "x", "y", "y_pred", "sample_weight"},
+    "test_step": {"self", "data"},
+    "train_step": {"self", "data"},
+}
+_OF_CALLS = {"self", "inputs", "training", "mask"}  # a Functional's; and **kwargs, which only Keras 3.15 hands on
+
+
+def unfit(model):
+    """What `kcifar.accelerate` needs and this Keras does not have, or has otherwise: a list of names, sorted."""
+    missing = {name for name, value in _FOUND.items() if value() is None}
+    missing |= _other_signatures(keras.Model, _SIGNATURES)
+    if missing:
+        return sorted(missing)
+    missing |= _other_signatures(Functional, {"call": _OF_CALLS})
+    missing |= _absent("CompileLoss", _CompileLoss("mse"), ("_flat_losses", "built"))
+    missing |= _absent("CompileMetrics", _built_metrics(), ("_flat_metrics", "_flat_weighted_metrics", "built"))
+    missing |= _absent("Model", model, _OF_MODELS) | _absent("Layer", model, _OF_LAYERS)
+    if not missing:
+        missing |= set().union(*map(_absent_of_layer, model._flatten_layers()))
+    return sorted(missing)
+
+
+def _absent(kind, thing, names):
+    return {f"{kind}.{name}" for name in names if not hasattr(thing, name)}
+
+
+def _built_metrics():
+    metrics, example = _CompileMetrics(["mse"], None), keras.KerasTensor((1, 1))
+    metrics.build(example, example)
+    return metrics
+
+
+def _other_signatures(kind, signatures):
+    """The methods that are not there, or do not take just these arguments."""
+    return {f"{kind.__name__}.{name}" for name, wanted in signatures.items() if _arguments(kind, name) != wanted}
+
+
+def _arguments(kind, name):
+    method = getattr(kind, name, None)
+    found = inspect.signature(method).parameters.values() if method else ()
+    return {argument.name for argument in found if argument.kind != argument.VAR_KEYWORD}
+
+
+def _absent_of_layer(layer):
+    missing = _absent("Layer", layer, _OF_LAYERS)
+    for variable in layer.weights:
+        missing |= _absent("Variable", variable, ("_value", "regularizer"))
+    if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)) and layer.built:
+        missing |= _absent(type(layer).__name__, layer, ("_kernel",))
+    if isinstance(layer, keras.layers.Add):
+        missing |= _absent("Merge", layer, ("_reshape_required",))
+    if isinstance(layer, keras.Sequential):
+        missing |= _absent("Sequential", layer, ("_functional",))
+        layer = getattr(layer, "_functional", None)
+    return missing | _absent_of_graph(layer) if isinstance(layer, Functional) else missing
+
+
+def _absent_of_graph(model):
+    missing = _absent("Functional", model, _OF_GRAPHS)
+    if missing:
+        return missing
+    for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
+        missing |= _absent("Node", node, _OF_NODES) or _absent("SymbolicArguments", node.arguments, _OF_ARGUMENTS)
+    return missing

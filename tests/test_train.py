@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 FILES = {
     "recipe.py", "recipe.json", "environment.json", "log.csv", "metrics.json", "best.keras", "last",
-    "learning_rate.png", "curves.png", "confusion.png", "predictions.png", "predictions", "report.html",
+    "classes.png", "learning_rate.png", "curves.png", "confusion.png", "predictions.png", "predictions", "report.html",
 }  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def recipe(images, **changes):
 def trained(recipe, path):
     """(the plan, rows of the log, metrics) of a run."""
     planned = experiment.plan(recipe)
-    run = folder.create(path, recipe, "", planned.dataset)
+    run = folder.create(path, recipe, b"", planned.dataset)
     metrics = experiment.train(planned, run)
     with open(run.log, encoding="utf-8") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

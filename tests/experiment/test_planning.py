@@ -37,7 +37,7 @@ def planned(source, *overrides):
 
 def make_run(path, found):
     """The folder of a run as after its training, with the model as it began."""
-    run = folder.create(path, found.recipe, RECIPE.read_text(), found.dataset)
+    run = folder.create(path, found.recipe, RECIPE.read_bytes(), found.dataset)
     save_model(found.whole, run.best)
     run.metrics.write_text("{}")
     return run

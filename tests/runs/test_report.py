@@ -293,7 +293,7 @@ def test_many_classes_and_grey_images(tmp_path):
     np.savez(tmp_path / "images.npz", **npz_arrays(dataset), class_names=dataset.class_names)
     overrides = ["model=tutorial_net()", "mean=(0.5,)", "std=(0.5,)", "transforms=[]", "schedule=none", "batch_size=8"]
     planned = plan(recipe.load(RECIPE).override([*overrides, f"data={tmp_path / 'images.npz'}"]))
-    run = folder.create(tmp_path / "run", planned.recipe, "", planned.dataset)
+    run = folder.create(tmp_path / "run", planned.recipe, b"", planned.dataset)
     save_model(planned.whole, run.best)
     write_report([run], run.report)
     page = Page(run.report)

@@ -43,6 +43,7 @@ def configuration(layer):
         getattr(layer, "activation", None),
         getattr(layer, "lora_enabled", False),
         getattr(layer, "quantization_mode", None),
+        getattr(layer, "_calibration_capture", None),
     )
 
 
@@ -51,6 +52,7 @@ def _is_special(layer):
         (getattr(layer, "data_format", "channels_last") != "channels_last" and type(layer) is not layers.ZeroPadding2D)
         or getattr(layer, "lora_enabled", False)
         or getattr(layer, "quantization_mode", None) is not None
+        or getattr(layer, "_calibration_capture", None) is not None  # from Keras 3.16 on: it wants to see the inputs
         or layer.activity_regularizer is not None
         or layer._remat_mode is not None
         or not layer.autocast

@@ -171,6 +171,7 @@ def test_a_run_of_own_parts_is_killed_and_resumed_to_the_same_bits(project, caps
     assert capsys.readouterr().err.count(shapes) == 3
 
 
+@pytest.mark.once
 def test_a_saved_layer_of_ones_own_is_opened_where_its_module_is_given_alone(project, capsys):
     where, nets, _ = project
     assert main([str(where / "mine.py"), "epochs=1", "--out", "run"]) == 0
@@ -190,6 +191,7 @@ def test_a_saved_layer_of_ones_own_is_opened_where_its_module_is_given_alone(pro
     assert nets not in sys.modules
 
 
+@pytest.mark.once
 def test_the_recipes_loss_is_not_imported_to_evaluate():
     with pytest.raises(InputError, match="--import never_imported"):
         components.loss(Component("never_imported:Loss"), importing=False)
@@ -209,6 +211,7 @@ def test_keras_applications_make_models_behind_kcifars_normalisation(project):
     np.testing.assert_allclose(found, keras.ops.convert_to_numpy(expected), atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -264,6 +267,7 @@ def test_a_module_that_fails_on_import_is_told_in_one_line(project, text, words)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.once
 def test_callbacks_without_state_are_named_once(project):
     where, nets, _ = project
     further = f"callbacks=[{nets}:Count(), keras.callbacks:ReduceLROnPlateau(monitor='validation_loss')]"

@@ -1,4 +1,4 @@
-"""CIFAR-10 from any of its published forms, as arrays and as batches.
+"""CIFAR-10, CIFAR-100 and other labelled images of one size, from any of their forms, as arrays and as batches.
 
 `load` reads a source into a `Dataset` of `Split`s (NumPy only); `Batches` feeds one to Keras and is imported when it
 is first asked for, so that `import kcifar.data` stays free of Keras.

@@ -49,8 +49,8 @@ def end_training():
 class Batches(keras.utils.PyDataset):
     """A split as batches (images, labels) for `fit`, `evaluate` and `predict`, the same bytes on every backend.
 
-    Images are (batch, height, width, 3) with values 0–255, uint8 until a transform makes them float32; labels are
-    one-hot float32 (batch, classes). Order and transforms are drawn from (seed, epoch, step), see `kcifar.chance`.
+    Images are (batch, height, width, channels) with values 0–255, uint8 until a transform makes them float32; labels
+    are one-hot float32 (batch, classes). Order and transforms are drawn from (seed, epoch, step), see `kcifar.chance`.
     Call `fit(batches, shuffle=False)`: by default Keras visits the batches in another order, from Python's generator.
 
     A training with `kcifar.callbacks.Checkpoint` tells its epoch to all that are read in it, also those of validation.

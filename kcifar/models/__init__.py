@@ -93,7 +93,10 @@ def build(
             model = keras.Model(image, family(x, classes, seed, **options), name=name)
     except (TypeError, ValueError) as error:  # Keras's own, of an image that is too small or an option out of range
         asked = f"{name}(classes={classes}, {options}) for images {x.shape[1:]}"
-        raise InputError(f"{asked} cannot be built: {_first_sentences(error)}") from None
+        told = _first_sentences(error)
+        if "size would be zero or negative" in told:
+            told = "they are too small for it; scale them up, as by resize=32, or take a smaller network"
+        raise InputError(f"{asked} cannot be built: {told}") from None
     draw_initial_values(model, seed)
     return model
 

@@ -11,6 +11,8 @@ from kcifar.augment import CenterCrop, ColorJitter, Cutout, RandomCrop, RandomRo
 from kcifar.augment.geometric import Joined
 from kcifar.data import Batches, Split
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPE = (6, 7, 3)
 # Float32 values up to 255 after a few multiplications and sums.
 ROUNDING = 1e-3

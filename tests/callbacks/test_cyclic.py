@@ -13,6 +13,8 @@ from kcifar.callbacks import CyclicLR
 from kcifar.data import Batches, Split
 from kcifar.training import SGD
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MODES = ("triangular", "triangular2", "exp_range")
 
 

@@ -15,6 +15,8 @@ from kcifar.runs import figures
 from kcifar.train import main as train
 from tests.report_runs import write_images
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 CHOSEN = ["data=demo", "batch_size=32"]
 

@@ -181,6 +181,7 @@ def test_other_image_sizes_and_channels(name):
     assert build(name, input_shape=(48, 40, 1)).output_shape == (None, 10)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("stem", "first_kernel"), [("imagenet", 7), ("cifar", 3)])
 def test_resnet18_has_the_published_size(stem, first_kernel):
     """11,689,512 parameters with 1,000 classes in torchvision; another stem changes its kernel alone."""

@@ -244,7 +244,7 @@ def test_a_loss_that_is_no_number_from_the_start_says_that_nothing_was_saved(sma
 def test_evaluate_says_how_sharp_the_minimum_is(run, capsys):
     assert evaluate([str(run), "--sharpness", "--images", "100", "--rho", "0.1"]) == 0
     said = capsys.readouterr().out
-    assert "sharpness, CategoricalCrossentropy(label_smoothing=0.0) on 100 training images" in said
+    assert "sharpness, CategoricalCrossentropy() on 100 training images" in said
     assert "uphill at radius 0.1" in said
     assert "top eigenvalue of the Hessian" in said
     assert "--rho is 0.0; expected above 0" in complaint(capsys, evaluate, run, "--sharpness", "--rho", "0")
@@ -315,7 +315,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("epochs=three", "expected int"),
         ("epochs=0", "at least 1"),
         ("epochs", "expected key=value"),
-        ("optimizer.lr=1", "(in optimizer: optimizer.learning_rate, optimizer.l2, "),
+        ("optimizer.lr=1", "Adam has no argument 'lr'; did you mean 'learning_rate'?"),
         ("optimizer.learning_rate=none", "expected float"),
         ("optimizer.learning_rate=fast", "expected float"),
         ("optimizer.learning_rate=-1.0", "expected a number ≥ 0"),
@@ -329,7 +329,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("optimizer=Adagrad(learning_rate=1.0)", "unknown"),
         ("optimizer=Adam()", "'learning_rate' is missing"),
         ("schedule=CyclicLR(base=2,maximum=1,step_size_up=3)", "0 ≤ base ≤ maximum"),
-        ("model.depth=3", "unknown key"),
+        ("model.depth=3", "unknown option 'depth'"),
         ("model=elu_cnn(seed=3)", "follows from the recipe"),
         ("precision=float16", "'float32' or 'bfloat16'"),
         ("std=(0.0,0.1,0.1)", "positive"),

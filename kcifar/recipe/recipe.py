@@ -70,7 +70,8 @@ class Recipe:
             _expect(0 <= getattr(self, name) < 2**64, name, getattr(self, name), "an integer from 0 to 2**64 - 1")
         _expect((self.mean is None) == (self.std is None), "std", self.std, "both mean and std, or None for both")
         for name, choices in _CHOICES.items():
-            _expect(getattr(self, name) in choices, name, getattr(self, name), " or ".join(map(repr, choices)))
+            expected = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+            _expect(getattr(self, name) in choices, name, getattr(self, name), expected)
 
     def override(self, overrides):
         """A new recipe with `overrides` (strings `key=value`) applied, each typed by the field it changes.

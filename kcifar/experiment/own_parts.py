@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import json
@@ -66,8 +67,20 @@ def import_module(name, what="--import"):
     except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{what}: the module '{name}' does not import ({where(error)}): {text}") from None
+    _expect_first_on_path(name, what)
     _register_layers(module)
     return module
+
+
+def _expect_first_on_path(name, what):
+    """Raises InputError where a module was imported earlier, of the same name but from another place."""
+    package = name.partition(".")[0]
+    first = importlib.machinery.PathFinder.find_spec(package)
+    file = getattr(sys.modules[package], "__file__", None)
+    if first and first.has_location and file and not os.path.samefile(first.origin, file):
+        raise InputError(
+            f"{what}: '{first.origin}' is not the '{package}' that is imported already, '{file}': start anew, or rename one"
+        )
 
 
 def _expect_outside_of_runs(spec, what):

@@ -268,6 +268,19 @@ def test_a_module_that_fails_on_import_is_told_in_one_line(project, text, words)
 
 
 @pytest.mark.once
+def test_a_module_of_the_same_name_from_another_project_is_not_taken_for_it(project, tmp_path):
+    where, nets, _ = project
+    sys.path.insert(0, str(where))
+    assert own_parts.find(f"{nets}:small", "model").__name__ == "small"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / f"{nets}.py").write_text("def small(): pass")
+    sys.path.insert(0, str(other))
+    with pytest.raises(InputError, match="rename one"):
+        own_parts.find(f"{nets}:small", "model")
+
+
+@pytest.mark.once
 def test_callbacks_without_state_are_named_once(project):
     where, nets, _ = project
     further = f"callbacks=[{nets}:Count(), keras.callbacks:ReduceLROnPlateau(monitor='validation_loss')]"

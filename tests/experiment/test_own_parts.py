@@ -276,7 +276,7 @@ def test_a_module_of_the_same_name_from_another_project_is_not_taken_for_it(proj
     other.mkdir()
     (other / f"{nets}.py").write_text("def small(): pass")
     sys.path.insert(0, str(other))
-    with pytest.raises(InputError, match="rename one"):
+    with pytest.raises(InputError, match="rename"):
         own_parts.find(f"{nets}:small", "model")
 
 

@@ -55,7 +55,7 @@ def test_steps_from_equal_states_are_equal(work):
     names, distances = replayed["names"], replayed["distances"]
     same = (replayed["windows"] == 0) & (replayed["variances"] > 1e-3)
     assert len(names) == 9 + 4 + 9, names
-    assert same.sum() >= 20, f"only {same.sum()} of {len(same)} steps can be compared"
+    assert same.sum() >= 50, f"only {same.sum()} of {len(same)} steps can be compared"
     statistics = np.char.startswith(names, "moving")
     assert distances[:, statistics].max() < 1e-5, "moving statistics do not depend on gradients: every step"
 

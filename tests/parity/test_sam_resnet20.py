@@ -10,7 +10,7 @@ import pytest
 
 WORKER = Path(__file__).with_name("sam_resnet20_worker.py")
 TOLERANCE = 1e-5
-SMALL_BATCHES, SMOOTH = "30,batch_size=8", "4,smooth"  # steps and overrides
+SMALL_BATCHES, SMOOTH = "75,batch_size=8", "8,smooth"  # steps and overrides
 pytestmark = pytest.mark.once
 
 
@@ -37,7 +37,7 @@ def steps(cifar10_folder, tmp_path_factory):
 
 
 def test_steps_of_sam_resnet20_from_equal_states_are_equal(steps):
-    """Losses of all steps; new weights and moving statistics of most.
+    """Losses of all steps; new weights and moving statistics of at least 50.
 
     A step can be compared where its two gradients are well defined in float32: where no input of a ReLU is so near 0
     that the last bit decides whether it passes. One that differs changes the gradient by a thousandth or so, rounding
@@ -50,7 +50,8 @@ def test_steps_of_sam_resnet20_from_equal_states_are_equal(steps):
     largest = distances[clear].max(axis=0)
     print(f"{clear.sum()} of {len(clear)} steps within {TOLERANCE}; the largest difference there {largest.max():.1e}")
     print(f"of {names[largest.argmax()]}; in the other steps from {min(worst[~clear], default=0):.1e}")
-    assert clear.sum() > len(clear) / 2, f"only {clear.sum()} of {len(clear)} steps can be compared"
+    assert clear.sum() >= 50, f"only {clear.sum()} of {len(clear)} steps can be compared"
+    assert len(clear) < 1.5 * clear.sum(), "a step that differs is an exception"
     statistics = np.char.find(names, "moving") >= 0
     assert distances[:, statistics].max() < TOLERANCE, "moving statistics are of the first forward pass: every step"
     assert worst.max() < 0.1, "the other steps' gradients are those of neighbouring branches, still close"

@@ -19,7 +19,7 @@ from keras import ops
 from kcifar import experiment, recipe, training
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "mixup.py"
-STEPS = 70
+STEPS = 140
 
 
 class RecordingAdam(training.Adam):

@@ -79,8 +79,8 @@ def _expect_first_on_path(name, what):
     file = getattr(sys.modules[package], "__file__", None)
     if first and first.has_location and file and not os.path.samefile(first.origin, file):
         raise InputError(
-            f"{what}: '{first.origin}' is not the '{package}' that is imported already, '{file}': start anew, or rename "
-            "one"
+            f"{what}: the '{package}' that is imported already is '{file}', not '{first.origin}': rename one, or start "
+            "anew"
         )
 
 

@@ -109,7 +109,7 @@ def _train(options):
     from kcifar.runs import folder
 
     planned = _plan(
-        recipe, [("recipe", str(path))], [("seeds", f"{seeds[0]} to {seeds[-1]}, in turn")] if seeds else []
+        recipe, [("recipe", str(path))], [("seeds", f"{seeds[0]} to {seeds[-1]}, one after another")] if seeds else []
     )
     if options.dry_run:
         if options.out:

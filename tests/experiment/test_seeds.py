@@ -6,7 +6,9 @@ import io
 import json
 import shutil
 import statistics
+import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,7 @@ def finished(images, tmp_path_factory):
     """(folder of the runs of seeds 0 and 1, not to be changed, what the command printed)."""
     out, printed = tmp_path_factory.mktemp("finished") / "runs", io.StringIO()
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(printed):
-        patched.setattr(seeds.subprocess, "Popen", Here)
+        patched.setattr(seeds, "subprocess", types.SimpleNamespace(**vars(subprocess) | {"Popen": Here}))
         assert train(arguments(images, "seed=0..1", "--out", out)) == 0
     return out, printed.getvalue()
 

@@ -18,8 +18,6 @@ from kcifar import InputError
 from kcifar.models import build
 from kcifar.training import Adam
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 OTHER = "jax" if keras.backend.backend() == "torch" else "torch"
 ROOT = Path(__file__).parents[2]
 NAMES = ("tutorial_net", "elu_cnn", "resnet18")

@@ -125,11 +125,12 @@ class Program:
     def run(self, inputs, training):
         """What the model gives where each layer in it is called with this `training`, unless it was given another."""
         given = keras_internals.graph_decides_training(training)
+        handed_on = training if given else None  # to an operation that runs as stock, which else knows by itself
         values = [None] * len(self._slots)
         for slot, value in zip(self._inputs, self._tensors(inputs), strict=True):
             values[slot] = value
         for run, sources, targets, is_stock, dead in self._calls:
-            result = run(training, *[values[source] for source in sources])
+            result = run(handed_on if is_stock else training, *[values[source] for source in sources])
             if is_stock and not given:
                 training = keras_internals.training_here()
             if len(targets) == 1:

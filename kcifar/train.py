@@ -108,9 +108,9 @@ def _train(options):
     from kcifar.experiment import own_parts
     from kcifar.runs import folder
 
-    planned = _plan(
-        recipe, [("recipe", str(path))], [("seeds", f"{seeds[0]} to {seeds[-1]}, one after another")] if seeds else []
-    )
+    planned = _planned(recipe)
+    seeds_row = [("seeds", f"{seeds[0]} to {seeds[-1]}, one after another")] if seeds else []
+    _show([("recipe", str(path)), *planned.describe(), *seeds_row])
     if options.dry_run:
         if options.out:
             _draw(planned, folder.make(options.out))
@@ -132,21 +132,23 @@ def _resume(options):
 
     own_parts.go_on(run)
     # The layers that a run never trains are in its best model; what it trains, in last/.
-    planned = _plan(recipe, start=run.best if recipe.pretrained and run.best.exists() else None)
+    planned = _planned(recipe, start=run.best if recipe.pretrained and run.best.exists() else None)
     own_parts.expect_unchanged(run, recipe)
+    _show(planned.describe())
     if not options.dry_run:
         folder.record_resume(run, planned.dataset)
         _fit(planned, run, options)
 
 
-def _plan(recipe, before=(), behind=(), start=None):
-    """The plan of a recipe, printed, with other rows before and behind it."""
-    from kcifar import experiment
+def _planned(recipe, start=None):
+    from kcifar import experiment  # it imports Keras, which takes seconds
 
-    planned = experiment.plan(recipe, start)
-    for name, text in [*before, *planned.describe(), *behind]:
+    return experiment.plan(recipe, start)
+
+
+def _show(rows):
+    for name, text in rows:
         print(f"{name:<15}{text}")
-    return planned
 
 
 def _fit(planned, run, options):

@@ -4,8 +4,8 @@ Source: a course report on CIFAR-10, which states 78.58 % (chosen on the test se
 program as printed runs otherwise: see mixup_as_run.py. It leaves open step_size_up of the cycle (10 is that of a
 baseline which is commented out in it) and whether the cycle steps by batch or epoch: here by epoch.
 Command: python -m kcifar.train recipes/mixup.py
-Measured: 69.66 % after 30 epochs, 73.05 % at its best (epoch 21, chosen on the test set), CIFAR-10, seed 42, n = 1, torch,
-CPU.
+Measured: 69.66 % after 30 epochs, 73.05 % at its best (epoch 21, chosen on the test set), CIFAR-10, seed 42, n = 1,
+torch, CPU.
 On a JPEG copy of CIFAR-10: 64.6 % after 30 epochs (sd 0.6), 69.1 % at its best (sd 0.5), mean of seeds 42, 0, 1; five
 seeds with validation=0.1 select_on=validation epochs=20: 67.7 % (sd 0.6), their soft vote 71.2 %.
 """

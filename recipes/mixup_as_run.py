@@ -5,8 +5,8 @@ epoch on). Its loops never step the schedule, so the rate stays at the cycle's b
 `list(dataset)`. As it means it: mixup.py. The last batch is dropped in training as there; all 10,000 test images are
 evaluated, there 9,984.
 Command: python -m kcifar.train recipes/mixup_as_run.py
-Measured: 73.98 % after 30 epochs, 74.24 % at its best (epoch 26, chosen on the test set), CIFAR-10, seed 42, n = 1, torch,
-CPU.
+Measured: 73.98 % after 30 epochs, 74.24 % at its best (epoch 26, chosen on the test set), CIFAR-10, seed 42, n = 1,
+torch, CPU.
 """
 
 from kcifar.recipe import Component, Recipe

@@ -29,7 +29,7 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """An .npz with 200 + 100 of the drawn images: enough for runs of a second."""
     drawn = data.load("demo")
@@ -39,8 +39,8 @@ def small(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="session")
-def finished(small, tmp_path_factory):
+@pytest.fixture(scope="module")
+def finished(quick_compilation, small, tmp_path_factory):
     """A finished run of three epochs, not to be changed."""
     path = tmp_path_factory.mktemp("finished") / "run"
     assert train([str(RECIPES / "mixup.py"), "epochs=3", "--data", str(small), "--out", str(path)]) == 0

@@ -46,6 +46,7 @@ def test_a_layer_does_what_it_does_alone():
     np.testing.assert_allclose(found, np.clip(SPLIT.images + 0.2 * 255, 0, 255), atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*Explicitly requested dtype int64:UserWarning")  # Keras's own, on JAX
 def test_a_layer_that_mixes_labels_gets_them():
     transform = KerasLayer(keras.layers.MixUp(alpha=1.0))
     assert transform.mixes

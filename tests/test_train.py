@@ -84,6 +84,7 @@ def test_metrics_are_those_of_the_best_epoch_and_the_saved_model(run, small):
     assert metrics["test_accuracy"] == pytest.approx(accuracy)
 
 
+@pytest.mark.once
 def test_test_set_is_read_once_unless_it_selects(small, tmp_path):
     path = tmp_path / "honest"
     overrides = ["epochs=2", "validation=0.2", "select_on=validation", "select_from_epoch=1"]
@@ -241,6 +242,7 @@ def test_a_loss_that_is_no_number_from_the_start_says_that_nothing_was_saved(sma
     assert "nothing was saved yet" in line
 
 
+@pytest.mark.once
 def test_evaluate_says_how_sharp_the_minimum_is(run, capsys):
     assert evaluate([str(run), "--sharpness", "--images", "100", "--rho", "0.1"]) == 0
     said = capsys.readouterr().out
@@ -368,6 +370,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("pretrained=torchvision/resnet19", "did you mean 'resnet18'?"),
     ],
 )
+@pytest.mark.once
 def test_wrong_overrides(small, tmp_path, capsys, override, said):
     out = tmp_path / "out"
     line = complaint(capsys, train, RECIPES / "mixup.py", *override.split(" "), "--data", small, "--out", out)
@@ -442,6 +445,7 @@ def test_a_folder_that_cannot_be_written(small, tmp_path, capsys):
     assert "cannot write the run" in line
 
 
+@pytest.mark.once
 def test_a_full_disk_ends_a_run_in_one_line_and_keeps_the_last_epoch(small, tmp_path, capsys, monkeypatch):
     path = tmp_path / "full"
     save, saved = np.savez, []

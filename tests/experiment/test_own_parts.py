@@ -197,6 +197,7 @@ def test_the_recipes_loss_is_not_imported_to_evaluate():
         components.loss(Component("never_imported:Loss"), importing=False)
 
 
+@pytest.mark.once
 def test_keras_applications_make_models_behind_kcifars_normalisation(project):
     where, _, _ = project
     model = "keras.applications:MobileNetV2(weights=None, classifier_activation=None, alpha=0.35)"

@@ -53,6 +53,7 @@ def test_a_label_names_its_classes_and_where_it_is_mixed_their_shares():
     assert figures._label(np.array([0.998, 0.002, 0]), names) == "cat"
 
 
+@pytest.mark.once
 def test_a_dry_run_with_a_folder_draws_it_and_the_run_can_go_there(tmp_path, capsys):
     out = tmp_path / "run"
     images = write_images(tmp_path / "images.npz")

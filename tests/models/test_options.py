@@ -9,6 +9,8 @@ from keras import ops
 
 from kcifar import InputError, models
 
+pytestmark = pytest.mark.once  # values are drawn on the host
+
 
 def head(**options):
     """The layers with weights of a head behind ResNet-18's 512 features, and its dropouts."""

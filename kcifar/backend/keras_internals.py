@@ -24,6 +24,7 @@ def _found(*places):
 Functional = _found("models.functional:Functional")
 get_stateless_scope = _found("backend.common.stateless_scope:get_stateless_scope")
 _get_global_attribute = _found("backend.common.global_state:get_global_attribute")
+_get_keras_mask = _found("backend.common.masking:get_keras_mask")
 _CompileLoss = _found("trainers.compile_utils:CompileLoss")
 _CompileMetrics = _found("trainers.compile_utils:CompileMetrics")
 # Until Keras 3.15 a graph hands its own `training` to each operation, over what that was given; then it no longer does.
@@ -36,6 +37,11 @@ if keras.backend.backend() == "torch":
 def in_stateless_scope():
     """Whether variables may have other values than their own: so, where this Keras does not tell."""
     return get_stateless_scope is None or get_stateless_scope() is not None
+
+
+def has_mask(tensor):
+    """Whether a mask comes with a tensor of a graph, which Keras's layers hand on to what they give."""
+    return _get_keras_mask is not None and _get_keras_mask(tensor) is not None
 
 
 def infers_shapes():
@@ -68,6 +74,7 @@ _FOUND = {
     "keras.src.models.functional.Functional": lambda: Functional,
     "keras.src.backend.common.stateless_scope.get_stateless_scope": lambda: get_stateless_scope,
     "keras.src.backend.common.global_state.get_global_attribute": lambda: _get_global_attribute,
+    "keras.src.backend.common.masking.get_keras_mask": lambda: _get_keras_mask,
     "keras.src.trainers.compile_utils.CompileLoss": lambda: _CompileLoss,
     "keras.src.trainers.compile_utils.CompileMetrics": lambda: _CompileMetrics,
     "keras.src.backend.torch.ops.core.get_device": lambda: _get_device,

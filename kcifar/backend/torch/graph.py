@@ -213,8 +213,11 @@ class Program:
 
 
 def _kernel_of_node(node):
-    """The kernel of a graph's operation; None where it is not known, or not called in the usual way."""
+    """The kernel of a graph's operation; None where it is not known, or not called in the usual way, and where a mask
+    has to be handed on."""
     if not _takes_tensors_only(node.arguments) or len(node.outputs) != 1:
+        return None
+    if any(map(keras_internals.has_mask, node.input_tensors)):
         return None
     return kernel_of(node.operation, tuple(len(tensor.shape) for tensor in node.input_tensors))
 

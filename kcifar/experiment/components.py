@@ -99,11 +99,10 @@ def model(component, **given):
             raise InputError(f"model is {component}: '{name}' follows from the recipe and the data, not from the model")
     if not component.is_own:
         return models.build(component.name, **given, **component.arguments)
-    seed, classes = given.pop("seed"), given["classes"]
-    keras.utils.set_random_seed(seed % 2**32)
+    del given["seed"]  # its layers draw by Keras's generators, which `plan` has seeded
 
     def make(input_shape):
-        return _make("model", component, classes=classes, input_shape=input_shape)
+        return _make("model", component, classes=given["classes"], input_shape=input_shape)
 
     return models.around(make, str(component), **given)
 

@@ -1,6 +1,8 @@
 """A small CNN with ELU and batch normalisation."""
 
-from keras import initializers, layers
+from keras import layers
+
+from kcifar.models.initial import he_normal
 
 
 def elu_cnn(image, classes, seed, dropout=0.5):
@@ -18,22 +20,17 @@ def elu_cnn(image, classes, seed, dropout=0.5):
     """
     x = image
     for stage, filters in enumerate((16, 32, 64), start=1):
-        x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=_he_normal(), name=f"conv{stage}")(x)
+        x = layers.Conv2D(filters, 3, padding="same", kernel_initializer=he_normal("fan_in"), name=f"conv{stage}")(x)
         x = layers.Activation("elu", name=f"elu{stage}")(x)
         x = _batch_norm(f"norm{stage}")(x)
         if stage > 1:
             x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(100, kernel_initializer=_he_normal(), name="hidden")(x)
+    x = layers.Dense(100, kernel_initializer=he_normal("fan_in"), name="hidden")(x)
     x = layers.Activation("elu", name="elu4")(x)
     x = layers.Dropout(dropout, seed=seed % 2**31, name="dropout")(x)
     x = _batch_norm("norm4")(x)
-    return layers.Dense(classes, kernel_initializer=_he_normal(), dtype="float32", name="logits")(x)
-
-
-def _he_normal():
-    # Keras's own HeNormal is truncated; PyTorch's is not.
-    return initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
+    return layers.Dense(classes, kernel_initializer=he_normal("fan_in"), dtype="float32", name="logits")(x)
 
 
 def _batch_norm(name):

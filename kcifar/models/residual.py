@@ -1,18 +1,18 @@
 """What residual networks are made of, with PyTorch's initial values and constants."""
 
-from keras import initializers, layers
+from keras import layers
 
 from kcifar.errors import InputError
-from kcifar.models.initial import pytorch_uniform
+from kcifar.models.initial import he_normal, pytorch_uniform
 
 
 def conv(x, filters, size, stride, name, fan="fan_out"):
     """A convolution without bias, padded by size // 2 on all sides; its kernel starts He-normal by `fan`."""
     if size > 1 and stride > 1:  # Keras's own "same" would pad more behind
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    he_normal = initializers.VarianceScaling(2.0, fan, "untruncated_normal")
     padding = "same" if stride == 1 else "valid"
-    return layers.Conv2D(filters, size, stride, padding, use_bias=False, kernel_initializer=he_normal, name=name)(x)
+    start = he_normal(fan)
+    return layers.Conv2D(filters, size, stride, padding, use_bias=False, kernel_initializer=start, name=name)(x)
 
 
 def norm(x, name):

@@ -1,9 +1,9 @@
 """VGG."""
 
-from keras import initializers, layers
+from keras import layers
 
 from kcifar.errors import InputError
-from kcifar.models.initial import pytorch_uniform
+from kcifar.models.initial import he_normal, normal, pytorch_uniform
 from kcifar.models.residual import norm
 
 _BLOCKS = {  # convolutions of 3×3 with so many filters, then a max-pooling
@@ -53,12 +53,11 @@ def vgg16(image, classes, seed, batch_norm=False, hidden=4096, dropout=0.5, init
 def _dense_start(x, initial):
     if initial == "pytorch":
         return pytorch_uniform(x.shape[-1])
-    return {"kernel_initializer": initializers.RandomNormal(0.0, 0.01)}
+    return {"kernel_initializer": normal(0.01)}
 
 
 def _conv(x, filters, batch_norm, initial, group, place):
-    he_normal = initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-    start = pytorch_uniform(9 * x.shape[-1]) if initial == "pytorch" else {"kernel_initializer": he_normal}
+    start = pytorch_uniform(9 * x.shape[-1]) if initial == "pytorch" else {"kernel_initializer": he_normal("fan_out")}
     x = layers.Conv2D(filters, 3, padding="same", **start, name=f"{group}_conv{place}")(x)
     if batch_norm:
         x = norm(x, f"{group}_norm{place}")

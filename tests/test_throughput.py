@@ -13,6 +13,8 @@ import torch
 
 from kcifar import models
 
+pytestmark = pytest.mark.once
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -27,7 +29,6 @@ def throughput(*arguments, **variables):
     )
 
 
-@pytest.mark.once
 def test_times_and_failures_are_reported(tmp_path):
     """One run: three variants that work, and one that cannot, since it finds a broken JAX."""
     (tmp_path / "jax.py").write_text("raise ImportError('no JAX here')")
@@ -64,7 +65,6 @@ def test_times_and_failures_are_reported(tmp_path):
     assert results["report"]["ratio"] == {}
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -24,11 +24,11 @@ SIDE, SEED = 8, 3
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """An .npz with 120 + 40 drawn images."""
+    """An .npz with 120 + 30 drawn images."""
     drawn = data.load("demo")
     path = tmp_path_factory.mktemp("images") / "images.npz"
     arrays = {"x_train": drawn.train.images[:120], "y_train": drawn.train.labels[:120]}
-    np.savez(path, **arrays, x_test=drawn.test.images[:40], y_test=drawn.test.labels[:40])
+    np.savez(path, **arrays, x_test=drawn.test.images[:30], y_test=drawn.test.labels[:30])
     return path
 
 
@@ -46,7 +46,7 @@ def recipe(images, **changes):
         "resize": SIDE,
         "center_crop": None,
         "transforms": (),
-        "batch_size": 32,
+        "batch_size": 30,
         "drop_last": False,
         "loss": Component("CategoricalCrossentropy"),
         "optimizer": Component("SGD", learning_rate=0.1, momentum=0.9),
@@ -87,8 +87,9 @@ def assert_saved_is_what_was_evaluated(planned, rows, metrics, path):
     assert metrics["selected_accuracy"] == pytest.approx(best["validation_accuracy"], abs=1e-12)
 
 
+SMALLER_LAST = {"batch_size": 32}  # for one of them: JAX compiles a step for each size
 EXTRAS = {
-    "plain": {},
+    "plain": SMALLER_LAST,
     "SAM and averages": {
         "sharpness_aware": Component("SharpnessAware", rho=0.1),
         "weight_ema": Component("WeightEMA", decay=0.8),
@@ -115,7 +116,7 @@ def test_features_that_are_computed_once_give_the_same_run(images, tmp_path, mon
     assert not other.part.on_features
     for row, other_row in zip(rows, other_rows, strict=True):
         assert row.keys() == other_row.keys()
-        # The same steps; float32 adds up in another order for 90 images at once than for 32.
+        # The same steps; float32 adds up in another order for 90 images at once than for 30.
         assert all(row[key] == pytest.approx(other_row[key], rel=1e-4, abs=1e-6) for key in row)
     for one, two in zip(planned.whole.weights, other.whole.weights, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(two), rtol=1e-3, atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 WORKER = Path(__file__).with_name("sam_resnet20_worker.py")
 TOLERANCE = 1e-5
-SMALL_BATCHES, SMOOTH = "75,batch_size=8", "8,smooth"  # steps and overrides
+SMALL_BATCHES, SMOOTH = "75,batch_size=8", "4,smooth"  # steps and overrides
 pytestmark = pytest.mark.once
 
 

@@ -97,6 +97,7 @@ def test_test_set_is_read_once_unless_it_selects(small, tmp_path):
     assert str(metrics["best_epoch"]) == best["epoch"]
 
 
+@pytest.mark.once
 def test_early_stopping_ends_a_run_and_resuming_it_trains_no_further(small, tmp_path, capsys):
     path = tmp_path / "stopped"
     overrides = [
@@ -152,6 +153,7 @@ def test_dry_run_writes_nothing(small, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.once
 def test_default_folder_is_named_after_recipe_and_seed_and_never_reused(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -213,7 +215,9 @@ def test_the_average_is_what_is_evaluated_and_saved(small, tmp_path, capsys):
     assert (predicted == dataset.test.labels).mean() == pytest.approx(metrics["test_accuracy"], abs=1e-12)
 
 
-@pytest.mark.parametrize("sharpness_aware", ["none", "SharpnessAware(rho=0.05)"])
+@pytest.mark.parametrize(
+    "sharpness_aware", [pytest.param("none", marks=pytest.mark.once), "SharpnessAware(rho=0.05)"]
+)
 def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays(
     small, tmp_path, capsys, sharpness_aware
 ):
@@ -230,6 +234,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stay
         assert json.loads(state["record"].tobytes())["epochs"] == 2
 
 
+@pytest.mark.once
 def test_a_loss_that_is_no_number_from_the_start_says_that_nothing_was_saved(small, tmp_path, capsys):
     out = tmp_path / "run"
     rate = ["optimizer=SGD(learning_rate=1e30)", "schedule=none"]
@@ -414,6 +419,7 @@ def test_resuming_what_cannot_be_resumed(run, small, tmp_path, capsys):
     assert "not JSON" in complaint(capsys, evaluate, run)
 
 
+@pytest.mark.once
 def test_a_run_killed_in_its_first_epoch_starts_again(run, finished):
     """Between log.csv and the first state there is a log, a half-written file, and nothing to go on from."""
     (run / "last" / "state.npz").unlink()

@@ -13,7 +13,7 @@ from kcifar.augment import CenterCrop, RandomCrop, Resize
 from kcifar.data import Batches, Split
 from kcifar.models import build
 from tests.augment.test_crop_flip_mixup import applied, one_hot, pixels, rng
-from tests.models.test_small_networks import MEAN, OPEN, OTHER, STD, logits, python, randomised
+from tests.models.test_small_networks import MEAN, STD, logits, randomised
 from tests.sharpness_steps import KINDS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -335,19 +335,12 @@ def test_the_mode_is_that_of_the_call(kind):
         assert error(logits(model, images, **mode), expected) < LOGITS, mode
 
 
-def test_a_file_opens_in_plain_keras_on_the_other_backend(tmp_path):
-    """Run on both backends, that is once each way; the file takes bytes."""
-    images, small = images_of((32, 32), np.uint8), {"resize": 24, "center_crop": 21}
-    np.save(tmp_path / "images.npy", images)
-    for name, sizes in (("tutorial_net", SIZES), ("elu_cnn", small)):
-        model = scaled(build(name, **sizes, **NORMALISED))
-        np.save(tmp_path / f"{name}.npy", logits(model, images))
-        assert 0.01 < np.abs(np.load(tmp_path / f"{name}.npy")).max() < 5
-        model.save(tmp_path / f"{name}.keras")
-    # The last one has BatchNorm: it opens in inference mode too.
-    again = keras.models.load_model(tmp_path / f"{name}.keras")
+def test_a_file_opens_in_inference_mode(tmp_path):
+    images = images_of((32, 32), np.uint8)
+    model = scaled(build("elu_cnn", resize=24, center_crop=21, **NORMALISED))  # it has BatchNorm
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
     assert error(logits(again, images), logits(model, images, training=False)) < LOGITS
-    assert python(OPEN, tmp_path, OTHER, "tutorial_net", "elu_cnn", backend=OTHER) == "equal"
 
 
 @pytest.mark.once

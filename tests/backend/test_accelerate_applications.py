@@ -48,24 +48,38 @@ def with_elu(layer):
     return layers.Activation("elu", name=layer.name) if relu else type(layer).from_config(layer.get_config())
 
 
-@functools.cache
-def weights_of(name, smooth):
-    """Of a stock model whose moving statistics are those of the images, so that inference keeps activations near 1."""
-    model = stock_model(name, smooth)
-    for layer in model._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = 0.0
+def moved_to(images, model):
+    """Gives the model moving statistics of these images, so that inference keeps activations near 1."""
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
     with torch.no_grad():
-        model(images_for(name), training=True)
-    return model.get_weights()
+        model(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+
+
+@functools.lru_cache(maxsize=len(NETS))  # a test goes through all
+def made(name, smooth):
+    """(stock, its variables' values), and the accelerated likewise; of the same weights and seeds of dropout."""
+    models = [stock_model(name, smooth) for _ in range(2)]
+    seeds = [array_of(variable.value) for variable in models[0].non_trainable_variables]
+    moved_to(images_for(name), models[0])
+    for variable, value in zip(models[0].non_trainable_variables, seeds, strict=True):
+        if "float" not in variable.dtype:
+            variable.assign(value)  # what it has drawn
+    models[1].set_weights(models[0].get_weights())
+    kcifar.accelerate(models[1])
+    return [(model, [(variable, array_of(variable.value)) for variable in model.variables]) for model in models]
 
 
 def twins(name, smooth=False):
-    """(stock, accelerated), of the same weights and the same seeds of dropout."""
-    made = [stock_model(name, smooth) for _ in range(2)]
-    for model in made:
-        model.set_weights(weights_of(name, smooth))
-    return made[0], kcifar.accelerate(made[1])
+    """(stock, accelerated), as they were made."""
+    for _, values in made(name, smooth):
+        for variable, value in values:
+            variable.assign(value)
+    return [model for model, _ in made(name, smooth)]
 
 
 def step(model, images, training):

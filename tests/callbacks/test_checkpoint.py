@@ -92,6 +92,32 @@ def test_two_epochs_and_two_more_are_four(data, tmp_path):
     assert later == {name: values[2:] for name, values in logs.items()}
 
 
+class Gives(keras.callbacks.Callback):
+    """Puts a figure of each epoch into the log."""
+
+    def __init__(self, figures):
+        super().__init__()
+        self.figures = figures
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["figure"] = self.figures[epoch]
+
+
+def test_a_resumed_training_knows_its_best_epoch(tmp_path):
+    """The third epoch and the fourth are worse than the second, and the first after resuming is no new beginning."""
+    figures = Gives([0.5, 0.9, 0.6, 0.8])
+
+    def train(model, checkpoint, **epochs):
+        model.fit(**of_batches(), **epochs, callbacks=[figures, checkpoint], verbose=0)
+
+    train(new_model(), Checkpoint(tmp_path, "figure", mode="max"), epochs=3)
+    best = (tmp_path / "best.keras").read_bytes()
+    model, checkpoint = new_model(), Checkpoint(tmp_path, "figure", mode="max")
+    train(model, checkpoint, initial_epoch=checkpoint.resume(model), epochs=4)
+    assert (checkpoint.best_epoch, checkpoint.best) == (2, 0.9)
+    assert (tmp_path / "best.keras").read_bytes() == best
+
+
 def test_batches_count_by_themselves_when_training_is_over_or_was_interrupted(tmp_path):
     """What an interrupted training told holds for none that is made afterwards."""
 

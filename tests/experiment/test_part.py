@@ -94,15 +94,19 @@ EXTRAS = {
         "sharpness_aware": Component("SharpnessAware", rho=0.1),
         "weight_ema": Component("WeightEMA", decay=0.8),
     },
-    "transforms that draw nothing": {
-        "transforms": (Component("Resize", size=SIDE + 2), Component("CenterCrop", size=SIDE)),
-        "resize": SIDE + 2,
-        "center_crop": SIDE,
-    },
+}
+RESIZED = {
+    "transforms": (Component("Resize", size=SIDE + 2), Component("CenterCrop", size=SIDE)),
+    "resize": SIDE + 2,
+    "center_crop": SIDE,
 }
 
 
-@pytest.mark.parametrize("changes", EXTRAS.values(), ids=list(EXTRAS))
+@pytest.mark.parametrize(
+    "changes",
+    [*EXTRAS.values(), pytest.param(RESIZED, marks=pytest.mark.once)],
+    ids=[*EXTRAS, "transforms that draw nothing"],
+)
 def test_features_that_are_computed_once_give_the_same_run(images, tmp_path, monkeypatch, changes):
     wanted = recipe(images, **changes)
     planned, rows, metrics = trained(wanted, tmp_path / "cached")

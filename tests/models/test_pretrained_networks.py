@@ -137,13 +137,10 @@ def assert_same_step(name, model, state, images, folder):
         assert off < OF_A_CHANGE * change + ROUNDING * size, variable.path
 
 
-# Trained as they are. On torch all are trained accelerated, too; JAX compiles a step of the three that are left out for
-# 20 to 50 s, and takes no less operation by operation. They are made of the same as resnet50 and as the DenseNet of few
-# layers in test_imagenet_networks.py, whose statistics and gradients JAX gives there.
-if ON_TORCH:
-    TRAINED = ("resnet18", "densenet121", "vgg16_bn")
-else:
-    TRAINED = [name for name in BLOCKS if name != "resnet152" and "dense" not in name]
+# Trained as they are. On torch all are trained accelerated, too. JAX compiles a step of the others for up to 50 s, and
+# takes no less operation by operation: they are made of the same as these and as the DenseNet of few layers in
+# test_imagenet_networks.py, whose statistics and gradients JAX gives there.
+TRAINED = ("resnet18", "densenet121", "vgg16_bn") if ON_TORCH else ("resnet18", "resnet50", "vgg16", "vgg16_bn")
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -13,7 +13,7 @@ from torch.nn import functional
 import kcifar
 from kcifar import InputError
 from kcifar.models import build
-from tests.models.test_small_networks import CHANCE, MEAN, OPEN, OTHER, STD, bytes_of_images, logits, python, randomised
+from tests.models.test_small_networks import CHANCE, MEAN, STD, logits, randomised
 from tests.residual_networks import Net, resnet, resnet_for_cifar, wrn28
 from tests.sharpness_steps import KINDS, ON_TORCH, copies, crossentropy, normal, one_hot
 
@@ -303,7 +303,7 @@ def test_layers_draw_apart_and_seeds_too(name):
     assert len(starts) == 2 * len(first)
 
 
-# --- Files and what is refused ---
+# --- What they are made of, and what is refused ---
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet56", "wrn28_2"])
@@ -311,18 +311,6 @@ def test_models_are_functional_and_of_stock_layers(name):
     model = build(name, mean=MEAN, std=STD)
     assert type(model) is keras.src.models.functional.Functional
     assert all(type(layer).__module__.startswith("keras.") for layer in model.layers)
-
-
-def test_a_file_opens_in_plain_keras_on_the_other_backend(tmp_path):
-    """Run on both backends, that is once each way; the file takes bytes."""
-    images, model = bytes_of_images(), randomised(build("resnet20", mean=MEAN, std=STD))
-    head = model.get_layer("head_logits")
-    head.set_weights([weight / 20 for weight in head.get_weights()])  # logits near 1, of which 1e-5 is let pass
-    np.save(tmp_path / "images.npy", images)
-    np.save(tmp_path / "model.npy", logits(model, images))
-    assert 0.5 < np.abs(np.load(tmp_path / "model.npy")).max() < 5
-    model.save(tmp_path / "model.keras")
-    assert python(OPEN, tmp_path, OTHER, "model", backend=OTHER) == "equal"
 
 
 @pytest.mark.once

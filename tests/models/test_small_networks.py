@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from kcifar import InputError
 from kcifar.models import build
-from kcifar.training import Adam
 
 OTHER = "jax" if keras.backend.backend() == "torch" else "torch"
 ROOT = Path(__file__).parents[2]
@@ -332,52 +331,7 @@ def test_normalisation_changes_no_initial_weight(name):
         np.testing.assert_array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs))
 
 
-# Files
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A file of each model, the images and the logits that it gave, and a compiled model trained by kcifar's Adam."""
-    folder = tmp_path_factory.mktemp("files")
-    images = bytes_of_images()
-    np.save(folder / "images.npy", images)
-    for name in NAMES:
-        model = randomised(build(name, mean=MEAN, std=STD))
-        model.save(folder / f"{name}.keras")
-        np.save(folder / f"{name}.npy", model.predict(images, verbose=0))
-    model = randomised(build("tutorial_net", mean=MEAN, std=STD))
-    model.compile(optimizer=Adam(1e-3, l2=1e-3), loss=keras.losses.CategoricalCrossentropy(from_logits=True))
-    model.train_on_batch(images, np.eye(10, dtype=np.float32)[:8])
-    model.save(folder / "trained.keras")
-    np.save(folder / "trained.npy", model.predict(images, verbose=0))
-    return folder
-
-
-OPEN = """
-import sys
-from pathlib import Path
-class NoKcifar:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "kcifar":
-            raise ImportError("kcifar is out of reach here")
-sys.meta_path.insert(0, NoKcifar())
-import keras, numpy as np
-folder, backend = Path(sys.argv[1]), sys.argv[2]
-assert keras.backend.backend() == backend
-images = np.load(folder / "images.npy")
-for name in sys.argv[3:]:
-    model = keras.models.load_model(folder / f"{name}.keras", **({"compile": False} if name == "trained" else {}))
-    # Another backend sums in another order: 1e-5 of logits near 1.
-    np.testing.assert_allclose(model.predict(images, verbose=0), np.load(folder / f"{name}.npy"), atol=1e-5, rtol=1e-5)
-    assert all(type(layer).__module__.split(".")[0] == "keras" for layer in model.layers)
-assert "kcifar" not in sys.modules
-print("equal")
-"""
-
-
-def test_a_file_opens_in_plain_keras_on_the_other_backend(files):
-    """Run on both backends, that is once each way."""
-    assert python(OPEN, files, OTHER, *NAMES, "trained", backend=OTHER) == "equal"
+# What they are made of
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -215,9 +215,7 @@ def test_the_average_is_what_is_evaluated_and_saved(small, tmp_path, capsys):
     assert (predicted == dataset.test.labels).mean() == pytest.approx(metrics["test_accuracy"], abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "sharpness_aware", [pytest.param("none", marks=pytest.mark.once), "SharpnessAware(rho=0.05)"]
-)
+@pytest.mark.parametrize("sharpness_aware", [pytest.param("none", marks=pytest.mark.once), "SharpnessAware(rho=0.05)"])
 def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays(
     small, tmp_path, capsys, sharpness_aware
 ):

@@ -70,6 +70,21 @@ def run_operation(operation, training, args, kwargs):
     return operation(*args, **kwargs)
 
 
+def schedule_of(optimizer):
+    """The schedule that an optimizer takes its rate from; None where that is a number."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def set_learning_rate(optimizer, value):
+    """Gives an optimizer a number for its rate in the place of a schedule, which its own setter refuses."""
+    optimizer._learning_rate = keras.Variable(
+        value, dtype=keras.config.floatx(), name="learning_rate", trainable=False, aggregation="only_first_replica"
+    )
+    variables = optimizer._variables  # it is the last one now
+    variables.insert(1, variables.pop())  # where every optimizer and every file has it
+
+
 _FOUND = {
     "keras.src.models.functional.Functional": lambda: Functional,
     "keras.src.backend.common.stateless_scope.get_stateless_scope": lambda: get_stateless_scope,

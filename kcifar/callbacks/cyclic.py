@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from kcifar.backend.keras_internals import schedule_of, set_learning_rate
 from kcifar.errors import InputError, nearest
 
 _MODES = ("triangular", "triangular2", "exp_range")
@@ -19,6 +20,7 @@ class CyclicLR(keras.callbacks.Callback):
     γ^t (`exp_range`). Momentum is not cycled.
 
     It gives the optimizer a schedule of its own step count when training begins, so a resumed run needs nothing saved.
+    When training ends the optimizer has a plain rate again: that of the next step, as PyTorch's scheduler leaves it.
 
     Args:
         base, maximum: the two learning rates, 0 ≤ base ≤ maximum.
@@ -30,7 +32,7 @@ class CyclicLR(keras.callbacks.Callback):
 
     Raises:
         InputError: an argument outside its range; when training begins, where the unit is an epoch and Keras does not
-            know how many steps it has.
+            know how many steps it has, or where the optimizer has a schedule already.
     """
 
     def __init__(self, base, maximum, step_size_up, step_size_down=None, mode="triangular", gamma=1.0, unit="batch"):
@@ -83,9 +85,26 @@ class CyclicLR(keras.callbacks.Callback):
                 "CyclicLR(unit='epoch') has to know the steps of an epoch, which Keras cannot tell of these data: give "
                 "fit(…, steps_per_epoch=…)"
             )
-        self.model.optimizer.learning_rate = self.schedule(self.params["steps"])
+        optimizer = _innermost(self.model.optimizer)
+        own = schedule_of(optimizer)
+        if own is not None and not isinstance(own, CyclicSchedule):  # one of these stays where a training broke off
+            raise InputError(
+                f"CyclicLR: the optimizer has a schedule, {type(own).__name__}, which would be lost: leave one of the "
+                "two out, or give the optimizer a number"
+            )
+        optimizer.learning_rate = self.schedule(self.params["steps"])
         # A step that JAX compiled in an earlier `fit` has that one's schedule in it.
         self.model.make_train_function(force=True)
+
+    def on_train_end(self, logs=None):
+        optimizer = _innermost(self.model.optimizer)
+        set_learning_rate(optimizer, float(ops.convert_to_numpy(optimizer.learning_rate)))
+        self.model.make_train_function(force=True)
+
+
+def _innermost(optimizer):
+    """The optimizer that has the rate: `LossScaleOptimizer` is around another."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 @keras.saving.register_keras_serializable("kcifar")

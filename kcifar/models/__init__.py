@@ -87,16 +87,16 @@ def build(
             raise InputError(
                 f"unknown option '{option}' of {name}; {nearest(option, known) if known else 'it has none'}"
             )
-    image, x = _front(input_shape, resize, center_crop, mean, std)
-    try:
-        with _policy(precision):
+    with _conventions(precision):
+        image, x = _front(input_shape, resize, center_crop, mean, std)
+        try:
             model = keras.Model(image, family(x, classes, seed, **options), name=name)
-    except (TypeError, ValueError) as error:  # Keras's own, of an image that is too small or an option out of range
-        asked = f"{name}(classes={classes}, {options}) for images {x.shape[1:]}"
-        told = _first_sentences(error)
-        if "size would be zero or negative" in told:
-            told = "they are too small for it; scale them up, as by resize=32, or take a smaller network"
-        raise InputError(f"{asked} cannot be built: {told}") from None
+        except (TypeError, ValueError) as error:  # Keras's own, of too small an image or an option out of range
+            asked = f"{name}(classes={classes}, {options}) for images {x.shape[1:]}"
+            told = _first_sentences(error)
+            if "size would be zero or negative" in told:
+                told = "they are too small for it; scale them up, as by resize=32, or take a smaller network"
+            raise InputError(f"{asked} cannot be built: {told}") from None
     draw_initial_values(model, seed)
     return model
 
@@ -116,8 +116,8 @@ def around(make, name, classes, input_shape, mean=None, std=None, precision=None
     Raises:
         InputError: what is made is no such model, or cannot be called.
     """
-    image, x = _front(input_shape, resize, center_crop, mean, std)
-    with _policy(precision):
+    with _conventions(precision):
+        image, x = _front(input_shape, resize, center_crop, mean, std)
         inner = make(tuple(x.shape[1:]))
         if not isinstance(inner, keras.Layer):
             raise InputError(f"model is {name}, which makes a {type(inner).__name__}; expected a keras Model")
@@ -137,7 +137,7 @@ def around(make, name, classes, input_shape, mean=None, std=None, precision=None
 
 def _front(input_shape, resize, center_crop, mean, std):
     """The image as it comes in, and as it is behind resizing, crop and normalisation."""
-    image = keras.Input(input_shape, name="image")
+    image = keras.Input(input_shape, dtype="float32", name="image")
     return image, _normalised(_cropped(_resized(image, resize), center_crop), mean, std)
 
 
@@ -148,16 +148,21 @@ def _first_sentences(error):
 
 
 @contextlib.contextmanager
-def _policy(precision):
-    """Layers made inside have Keras's dtype policy for this precision."""
+def _conventions(precision):
+    """Layers made inside have Keras's dtype policy for this precision, and images with their channels last.
+
+    So they do whatever a `keras.json` in the user's home says.
+    """
     if precision not in (None, *_POLICIES):
         raise InputError(f"precision is '{precision}'; expected one of {', '.join(_POLICIES)}, or None")
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(_POLICIES.get(precision, before))
+    before = keras.config.dtype_policy(), keras.config.image_data_format()
+    keras.config.set_dtype_policy(_POLICIES.get(precision, before[0]))
+    keras.config.set_image_data_format("channels_last")
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(before[0])
+        keras.config.set_image_data_format(before[1])
 
 
 def _resized(image, size):

@@ -1,5 +1,6 @@
 """Sharpness-aware training: SAM and ASAM around any Keras model."""
 
+import contextlib
 import math
 import numbers
 
@@ -10,6 +11,7 @@ from kcifar import backend
 from kcifar.errors import InputError
 
 
+@keras.saving.register_keras_serializable("kcifar")
 class SharpnessAware(keras.Model):
     """Trains a model by SAM, or by ASAM: each step descends by the gradient at the worst point near the weights.
 
@@ -71,6 +73,12 @@ class SharpnessAware(keras.Model):
     inputs = property(lambda self: self.model.inputs)
     outputs = property(lambda self: self.model.outputs)
     output_names = property(lambda self: self.model.output_names)
+    input_shape = property(lambda self: self.model.input_shape)
+    output_shape = property(lambda self: self.model.output_shape)
+
+    def get_layer(self, name=None, index=None):
+        """A layer of the model in it."""
+        return self.model.get_layer(name, index)
 
     def call(self, inputs, training=None):
         return self.model(inputs, training=training)
@@ -130,16 +138,35 @@ class SharpnessAware(keras.Model):
         return (ops.norm(values / scale) + 1e-12) * scale
 
     def get_config(self):
-        raise InputError("SharpnessAware has no configuration to save; save the model in it, by its own save(path)")
+        """For clones, copies and `keras.saving.save_model`; what `save` writes is the model in it."""
+        model = keras.saving.serialize_keras_object(self.model)
+        return {"model": model, "rho": self.rho, "adaptive": self.adaptive, "eta": self.eta}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"model": keras.saving.deserialize_keras_object(config["model"])})
 
     def save(self, *args, **kwargs):
         self.model.save(*args, **kwargs)
 
     def save_weights(self, *args, **kwargs):
-        self.model.save_weights(*args, **kwargs)
+        """Those of the model in it, and the optimizer's variables, as the model alone writes them when compiled."""
+        with self._optimizer_lent():
+            self.model.save_weights(*args, **kwargs)
 
     def load_weights(self, *args, **kwargs):
-        self.model.load_weights(*args, **kwargs)
+        with self._optimizer_lent():
+            self.model.load_weights(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _optimizer_lent(self):
+        """The model in it has the optimizer inside, where this has one."""
+        own = getattr(self.model, "optimizer", None)
+        self.model.optimizer = getattr(self, "optimizer", None) or own
+        try:
+            yield
+        finally:
+            self.model.optimizer = own
 
     def export(self, *args, **kwargs):
         self.model.export(*args, **kwargs)

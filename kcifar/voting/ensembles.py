@@ -42,7 +42,7 @@ def ensemble(models, mode="soft", weights=None, image_shape=None):
     classes = [model.outputs[0].shape[-1] for model in models]
     if len(set(classes)) > 1:
         raise InputError(f"members have {', '.join(map(str, classes))} classes; expected the same number of all")
-    image = keras.Input(image_shape, name="image")
+    image = keras.Input(image_shape, dtype="float32", name="image")
     probabilities = [_probabilities(model, place, image) for place, model in enumerate(models)]
     return keras.Model(image, _vote(probabilities, mode, weights), name="ensemble")
 
@@ -86,7 +86,9 @@ def _scaled(image, sides, name):
     if None in sides or tuple(sides) == tuple(image.shape[1:3]):
         return image
     shrinks = min(sides) < min(image.shape[1:3])
-    resizing = layers.Resizing(*sides, "bilinear", antialias=shrinks, dtype="float32", name=name)
+    resizing = layers.Resizing(
+        *sides, "bilinear", antialias=shrinks, data_format="channels_last", dtype="float32", name=name
+    )
     return resizing(image, training=False)  # its own default is True, and would hold for all layers behind it
 
 

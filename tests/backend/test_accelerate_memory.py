@@ -135,6 +135,17 @@ def activations_of_pools_used_again(image):
     return [layers.ReLU()(x), x, layers.ReLU()(y), y]
 
 
+def activations_of_merges_of_one(image):
+    x, y = conv()(image), layers.ReLU()(layers.Multiply()([image]))
+    return [x, layers.ReLU()(layers.Multiply()([x])), layers.ELU()(layers.Add()([x])), y]
+
+
+def merges_that_broadcast(image):
+    x, row, pixel = conv()(image), image[:, :1], image[:, :1, :1]
+    sums = [layers.Add()([pixel, row, x]), layers.Add()([x, pixel, row]), layers.Multiply()([row, x])]
+    return [layers.ReLU()(total) for total in sums]
+
+
 def one_tensor_twice_as_output(image):
     x = layers.Activation("relu")(conv()(image))
     return [x, x]

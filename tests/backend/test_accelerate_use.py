@@ -147,6 +147,40 @@ def test_a_change_after_acceleration_is_seen(change):
         assert_agree(observed(fast, images, training_), observed(stock, images, training_))
 
 
+def changeable():
+    image = keras.Input((9, 9, 4))
+    x = layers.Conv2D(4, 3, padding="same", name="conv")(image)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    x = layers.MaxPooling2D(2, padding="same", name="max")(x)
+    x = layers.AveragePooling2D(2, padding="same", name="mean")(layers.LeakyReLU(name="leaky")(x))
+    x = layers.DepthwiseConv2D(2, padding="same", name="depthwise")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.ZeroPadding2D(1, name="zeros")(x))
+    return keras.Model(image, layers.Dropout(0.5, seed=1, name="dropout")(layers.Dense(3, name="dense")(x)))
+
+
+SETTINGS = [
+    *[("conv", name, value) for name, value in (("padding", "valid"), ("strides", (2, 2)), ("dilation_rate", (2, 2)))],
+    *[("norm", "epsilon", 0.5), ("norm", "momentum", 0.5), ("relu", "negative_slope", 0.5), ("relu", "max_value", 0.5)],
+    *[("leaky", "negative_slope", 0.5), ("max", "pool_size", (3, 3)), ("max", "strides", (1, 1))],
+    *[("mean", "padding", "valid"), ("depthwise", "strides", (2, 2)), ("depthwise", "padding", "valid")],
+    *[("zeros", "padding", ((2, 0), (0, 1))), ("dropout", "rate", 0.1), ("dense", "use_bias", False)],
+]
+
+
+@pytest.mark.parametrize(("layer", "name", "value"), SETTINGS, ids=str)
+def test_a_setting_changed_after_acceleration_is_seen(layer, name, value):
+    stock, fast = twins(changeable)
+    images = normal(4, 9, 9, 4)
+    before = observed(stock, images, True)["output 0 of call 0"]
+    observed(fast, images, True)
+    for model in (stock, fast):
+        setattr(model.get_layer(layer), name, value)
+    for training_ in (True, False):
+        expected = observed(stock, images, training_)
+        assert_agree(observed(fast, images, training_), expected)
+    assert name == "momentum" or not torch.equal(before, expected["output 0 of call 0"])
+
+
 def test_a_stateless_call_uses_the_values_it_is_given():
     stock, fast = twins(sequential)
     other = filled(sequential(), 3)

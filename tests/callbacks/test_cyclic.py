@@ -247,6 +247,35 @@ def test_a_model_trained_with_a_cycle_is_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(record.shown, [cycle.learning_rate_at(t) for t in range(5, 10)], rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("make", [SGD, keras.optimizers.Adam])
+def test_afterwards_the_optimizer_has_a_plain_rate_again(make, tmp_path):
+    """That of the next step, which may be set, and is saved where every optimizer has it, for plain Keras."""
+    model = unit_gradient_model(make(1.0))
+    names = [variable.name for variable in model.optimizer.variables]
+    cycle = CyclicLR(1e-3, 8e-3, 3)
+    for first in (0, 1):
+        fit(model, cycle, epochs=first + 1, initial_epoch=first)
+        rate = ops.convert_to_numpy(model.optimizer.learning_rate)
+        assert float(rate) == pytest.approx(cycle.learning_rate_at(5 * (first + 1)))
+        assert [variable.name for variable in model.optimizer.variables][: len(names)] == names
+    model.optimizer.learning_rate = 0.25
+    record = fit(model, keras.callbacks.Callback(), epochs=3, initial_epoch=2)
+    assert record.shown == [0.25] * 5
+    if make is not SGD:  # plain Keras has no class of kcifar's
+        model.compile(optimizer=model.optimizer, loss="mean_squared_error")
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras").optimizer
+        assert float(ops.convert_to_numpy(loaded.learning_rate)) == 0.25
+        for ours, theirs in zip(model.optimizer.variables, loaded.variables, strict=True):
+            np.testing.assert_array_equal(ops.convert_to_numpy(theirs), ops.convert_to_numpy(ours), err_msg=ours.name)
+
+
+def test_a_schedule_that_is_there_is_not_replaced():
+    model = unit_gradient_model(SGD(keras.optimizers.schedules.CosineDecay(0.1, 10)))
+    with pytest.raises(InputError, match="CosineDecay, which would be lost"):
+        fit(model, CyclicLR(1e-3, 8e-3, 3), epochs=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from kcifar import InputError, models
+from kcifar.voting import ensemble
 
 pytestmark = pytest.mark.once  # values are drawn on the host
 
@@ -77,3 +78,39 @@ def test_vgg_starts_from_pytorchs_defaults_where_asked(vggs, layer, fan_in):
 def test_another_start_of_vgg_is_refused():
     with pytest.raises(InputError, match="initial is 'he'"):
         models.build("vgg16", hidden=64, initial="he")
+
+
+MADE = {
+    "elu_cnn": {"mean": (0.5,) * 3, "std": (0.25,) * 3},
+    "tutorial_net": {"resize": 64, "center_crop": 56, "precision": "bfloat16"},
+    "resnet18": {"stem": "imagenet", "hidden": 8},
+    "resnet20": {},
+    "densenet121": {},
+    "vgg16": {"hidden": 8, "batch_norm": True},
+}
+
+
+def configurations():
+    made = [models.build(name, precision=options.pop("precision", "float32"), **options) for name, options in cases()]
+    return [model.to_json() for model in [*made, ensemble([made[0], made[3]], image_shape=(48, 48, 3))]]
+
+
+def cases():
+    return [(name, dict(options)) for name, options in MADE.items()]
+
+
+def test_settings_in_the_users_home_change_no_model():
+    """`image_data_format`, `floatx` and `epsilon` of ~/.keras/keras.json."""
+    expected = configurations()
+    before = keras.config.floatx(), keras.config.epsilon(), keras.config.dtype_policy()
+    try:
+        keras.config.set_image_data_format("channels_first")
+        keras.config.set_floatx("float64")
+        keras.config.set_epsilon(1e-3)
+        assert configurations() == expected
+        assert keras.config.image_data_format() == "channels_first"
+    finally:
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_floatx(before[0])
+        keras.config.set_epsilon(before[1])
+        keras.config.set_dtype_policy(before[2])

@@ -1,7 +1,10 @@
 """SharpnessAware used as any model: fit, evaluate, resume, what is saved, and what it refuses."""
 
+import copy
 import json
+import pickle
 import shutil
+import tempfile
 import zipfile
 
 import keras
@@ -284,9 +287,54 @@ def test_weights_saved_are_the_inner_models_and_can_be_loaded_by_either(tmp_path
     assert_same_bits(again.get_weights(), model.get_weights())
 
 
-def test_keras_save_model_says_how_it_is_saved(tmp_path):
-    with pytest.raises(InputError, match="save the model in it"):
-        keras.saving.save_model(SharpnessAware(linear()), tmp_path / "model.keras")
+def trained_for(model, steps, *callbacks):
+    model.fit(X, Y, COUNT, epochs=steps, shuffle=False, verbose=0, callbacks=[*callbacks])
+    return copies([*model.weights, *model.optimizer.variables])
+
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_keras_backup_restores_the_optimizer_too(tmp_path):
+    def new():
+        trained = SharpnessAware(chain(*HIDDEN_LAYER)(), rho=0.5)
+        trained.compile(SGD(0.1, momentum=0.9), crossentropy())
+        return trained
+
+    whole = trained_for(new(), 4)
+    with pytest.raises(KeyboardInterrupt):
+        trained_for(new(), 4, keras.callbacks.BackupAndRestore(tmp_path), Stop())
+    assert_same_bits(trained_for(new(), 4, keras.callbacks.BackupAndRestore(tmp_path)), whole)
+
+
+def saved_and_loaded(trained):
+    with tempfile.TemporaryDirectory() as folder:
+        keras.saving.save_model(trained, f"{folder}/model.keras")
+        return keras.saving.load_model(f"{folder}/model.keras")
+
+
+COPIES = {
+    "copy": copy.deepcopy,
+    "pickle": lambda trained: pickle.loads(pickle.dumps(trained)),
+    "clone": keras.models.clone_model,
+    "save_model": saved_and_loaded,
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_is_another_of_the_same(kind):
+    trained = SharpnessAware(with_dropout(), rho=0.3, adaptive=True, eta=0.02)
+    again = COPIES[kind](trained)
+    assert again.model is not trained.model
+    assert (again.rho, again.adaptive, again.eta) == (0.3, True, 0.02)
+    assert again.input_shape == trained.input_shape == trained.model.input_shape
+    assert again.get_layer(index=-1).get_config() == trained.get_layer(index=-1).get_config()
+    assert [weight.shape for weight in again.weights] == [weight.shape for weight in trained.weights]
+    if kind != "clone":
+        assert_same_bits(again.get_weights(), trained.get_weights())
 
 
 # --- What cannot be ---

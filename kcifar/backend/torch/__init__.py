@@ -17,7 +17,7 @@ from kcifar.backend.torch.device import (
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
 from kcifar.backend.torch.graph import native_calls
 from kcifar.backend.torch.images import resampled
-from kcifar.backend.torch.memory import keep_freed_memory, lay_out_kernels
+from kcifar.backend.torch.memory import keep_freed_memory
 from kcifar.backend.torch.onnx import write_onnx
 from kcifar.backend.torch.step import native_parts
 from kcifar.backend.torch.updates import update_adam, update_sgd
@@ -60,10 +60,13 @@ def compiled(function):
 def accelerate(model):
     """Makes a built Keras model as fast as hand-written PyTorch, in place, and returns it.
 
-    What it computes and what it saves stay. Its known layers (see `kernels`) go to native calls in channels_last
-    memory, a functional graph runs without Keras's checks around every layer, and the training step of a model that
-    does not override it (of one that does, the loss and the metrics) without waiting for the device. All else runs as
-    stock. On JAX, where XLA compiles the step of a stock model, nothing is changed.
+    What it computes and what it saves stay, its weights where they lie in memory, and its gradients, by what it gives
+    too and of higher order. Its known layers (see `kernels`) go to native calls in channels_last memory, a functional
+    graph runs without Keras's checks around every layer, and the training step of a model that does not override it (of
+    one that does, the loss and the metrics) without waiting for the device. All else runs as stock: layers that are not
+    known, those with hooks of torch, and all of it inside torch.compile (`jit_compile=True`), torch.export and
+    torch.func. What is changed on a layer afterwards counts from the next call on. On JAX, where XLA compiles the step
+    of a stock model, nothing is changed.
 
     Dropout without a seed draws in the order of memory, so behind a pooling it keeps as many values as in stock, but
     others. From the first call on glibc keeps the memory that the process frees, for the next batch.
@@ -83,8 +86,6 @@ def accelerate(model):
         return model
     calls, parts = _native(model)
     keep_freed_memory()
-    if calls or parts:
-        lay_out_kernels(model)
     for layer, call in calls:
         layer.call = call
     for name, part in parts.items():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from keras import activations
 
-from kcifar.backend.torch.kernel import Kernel, cast, channels_first, channels_last
+from kcifar.backend.torch.kernel import Kernel, cast, channels_first, channels_last, identity
 
 
 def _floating(x):
@@ -54,6 +54,8 @@ def _in_dtype(kernel, dtype):
 
 
 def activation_layer(layer, dtype, ranks):
+    if is_linear(layer.activation):
+        return identity(dtype)
     return _in_dtype(_activation(layer.activation), dtype)
 
 

@@ -8,7 +8,6 @@ to rounding, and as fast. On a GPU, whose kernels sum in trees, PyTorch's is use
 import functools
 
 import torch
-from torch.autograd.function import once_differentiable
 
 _ROWS = 64  # summed one by one: an error of a few roundings
 _GROUPS = 128
@@ -53,14 +52,28 @@ class _Normalise(torch.autograd.Function):
         return torch.batch_norm(x, gamma, beta, mean, variance, False, 0.0, epsilon, False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
         x, gamma, mean, variance, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            return *_differentiable_gradients(gradient, x, gamma, ctx.epsilon), None, None, None
         of_gamma, of_beta = _gradient_sums(gradient, x, mean, inverse)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = _gradient(gradient, x, gamma, mean, variance, inverse, of_gamma, of_beta, ctx.epsilon)
         return of_x, of_gamma, of_beta, None, None, None
+
+
+def _differentiable_gradients(gradient, x, gamma, epsilon):
+    """Those of x, γ and β, of operations that have gradients themselves."""
+    across = [axis for axis in range(x.ndim) if axis != 1]
+    values, dy = x.float(), gradient.float()
+    variance, mean = torch.var_mean(values, across, unbiased=False, keepdim=True)
+    inverse = (variance + epsilon).rsqrt()
+    normalised = (values - mean) * inverse
+    of_beta, of_gamma = dy.sum(across), (dy * normalised).sum(across)
+    centred = dy - dy.mean(across, True) - normalised * (dy * normalised).mean(across, True)
+    of_x = gamma.view(1, -1, *(1,) * (x.ndim - 2)) * inverse * centred
+    return of_x.to(x.dtype), of_gamma.to(gamma.dtype), of_beta.to(gamma.dtype)
 
 
 def _gradient(gradient, x, gamma, mean, variance, inverse, of_gamma, of_beta, epsilon):
@@ -101,6 +114,7 @@ def _gradient_sums(gradient, x, mean, inverse):
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for calls that gradients go through
 def _zeros_and_ones(columns):
     """Moving statistics that say to the kernels that theirs are to be float32, and the weights of plain sums."""
     return torch.zeros(columns), torch.ones(columns)

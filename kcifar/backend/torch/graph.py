@@ -8,8 +8,8 @@ from keras import ops, tree
 
 from kcifar.backend import keras_internals
 from kcifar.backend.keras_internals import Functional
-from kcifar.backend.torch.kernel import channels_first, channels_last
-from kcifar.backend.torch.kernels import configuration, kernel_of
+from kcifar.backend.torch.kernel import channels_first, channels_last, in_place
+from kcifar.backend.torch.kernels import configuration, kernel_of, may_have_kernel
 
 
 def native_calls(layer):
@@ -32,8 +32,18 @@ def native_calls(layer):
 
 
 def must_run_as_stock():
-    """Whether variables have other values than their own: in a stateless scope, and while shapes are inferred."""
-    return keras_internals.in_stateless_scope() or keras_internals.infers_shapes()
+    """Whether somebody looks on who has to see each layer, or to whom native calls say nothing.
+
+    That is where variables have other values than their own, in a stateless scope and while shapes are inferred; inside
+    torch.compile, torch.export and torch.func; and where a hook of torch is on all modules.
+    """
+    return (
+        keras_internals.in_stateless_scope()
+        or keras_internals.infers_shapes()
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 def _kernel_by_spec(layer):
@@ -47,11 +57,13 @@ class _LayerCall:
 
     def __init__(self, layer):
         self._layer = layer
-        self._configuration = None
+        self._read = configuration(layer)
+        self._known = None
 
     def __call__(self, inputs, training=None, **rest):
-        if configuration(self._layer) != self._configuration:
-            self._configuration, self._kernel = configuration(self._layer), _kernel_by_spec(self._layer)
+        known = self._read()
+        if known != self._known:
+            self._known, self._kernel = known, _kernel_by_spec(self._layer)
         if self._kernel is None or must_run_as_stock() or any(value is not None for value in rest.values()):
             own = {"training": training} if self._layer._call_has_training_arg else {}
             return type(self._layer).call(self._layer, inputs, **own, **rest)
@@ -82,7 +94,7 @@ class Program:
 
     def _follow_changes(self):
         """Translates anew where a layer is not what it was."""
-        if any(configuration(layer) != known for layer, known in self._configurations.items()):
+        if any(read() != known for read, known in self._configurations):
             self._translate(self._model)
             for layer, call in self.others:
                 layer.call = call
@@ -92,8 +104,8 @@ class Program:
         self.others = []
         self._slots = {}  # of (a Keras tensor's id, whether in torch's layout)
         self._calls = []  # (function of training and the sources' values, sources, targets, whether it is stock)
-        self._overwritable = set()
-        self._configurations = {}  # of the layers that have a kernel
+        self._overwritable = {}  # kernels and the places of their calls, by the slot that they fill
+        self._configurations = []  # of layers: what reads it, and what it read
         self._paddings = {}  # by a padded tensor's id, where its reader pads: the tensor before and the padding
         self._readers = collections.defaultdict(list)
         for tensor in model._outputs:
@@ -110,14 +122,17 @@ class Program:
         self._inputs = [self._new_slot(tensor, native=False) for tensor in model._inputs]
         for node in nodes:
             self._add(node)
+        for layer in {node.operation: None for node in nodes if may_have_kernel(node.operation)}:
+            read = configuration(layer)
+            self._configurations.append((read, read()))
         self._outputs = [self._slot(tensor, native=False) for tensor in model._outputs]
         self._calls = [(*call, dead) for call, dead in zip(self._calls, self._last_uses(), strict=True)]
 
     def __call__(self, inputs, training=None, mask=None, **context):
         model = self._model
-        self._follow_changes()
         if mask is not None or any(value is not None for value in context.values()) or must_run_as_stock():
             return type(model).call(model, inputs, training=training, mask=mask, **context)
+        self._follow_changes()
         if not keras_internals.graph_decides_training(training):
             training = keras_internals.training_here()
         return self.run(inputs, training)
@@ -160,15 +175,19 @@ class Program:
         if id(tensors[0]) in self._paddings:
             before, padding = self._paddings[id(tensors[0])]
             tensors, kernel = [before], kernel.padded(padding)
-        if hasattr(node.operation, "activation"):  # no other layer's can change
-            self._configurations[node.operation] = configuration(node.operation)
         native = not kernel.stock_layout
         sources = [self._slot(tensor, native) for tensor in tensors]
-        overwrites = kernel.overwriting and sources[0] in self._overwritable and len(self._readers[id(tensors[0])]) == 1
         target = self._new_slot(node.outputs[0], native)
-        if kernel.overwritable:
-            self._overwritable.add(target)
-        self._calls.append((kernel.overwriting if overwrites else kernel.run, sources, [target], False))
+        if kernel.overwriting and sources[0] in self._overwritable and len(self._readers[id(tensors[0])]) == 1:
+            first, place = self._overwritable[sources[0]]
+            self._calls[place] = (in_place(first, kernel), self._calls[place][1], [target], False)
+        else:
+            if kernel.overwritable:
+                self._overwritable[target] = kernel, len(self._calls)
+            self._calls.append((kernel.run, sources, [target], False))
+        readers = self._readers[id(node.outputs[0])]
+        if native and len(readers) > 1 and any(map(_reads_as_stock, readers)):
+            self._lead_through_stock(node.outputs[0])
 
     def _add_stock(self, node):
         self._is_native = False
@@ -186,6 +205,16 @@ class Program:
         sources = [self._slot(tensor, native=False) for tensor in tensors]
         self._calls.append((run, sources, [self._new_slot(tensor, native=False) for tensor in node.outputs], True))
 
+    def _lead_through_stock(self, tensor):
+        """Has native operations read a view of what the others read: so that what they make has a gradient by it.
+
+        The model may give that very tensor, itself or through operations that give what they are given.
+        """
+        if len(tensor.shape) == 4:
+            given = self._slot(tensor, native=False)
+            self._slots[id(tensor), True] = self._slots.setdefault((id(tensor), "again"), len(self._slots))
+            self._calls.append((_first, [given], [self._slots[id(tensor), True]], False))
+
     def _only_reader_pads(self, tensor):
         readers = self._readers[id(tensor)]
         kernel = _kernel_of_node(readers[0]) if len(readers) == 1 and readers[0] is not None else None
@@ -198,9 +227,8 @@ class Program:
         """Where a value is in that layout, which it is brought into where nobody has yet."""
         native = native and len(tensor.shape) == 4
         if (id(tensor), native) not in self._slots:
-            view = channels_first if native else channels_last
             source = self._slots[id(tensor), not native]
-            self._calls.append((lambda training, x: view(x), [source], [self._new_slot(tensor, native)], False))
+            self._calls.append((_first if native else _last, [source], [self._new_slot(tensor, native)], False))
         return self._slots[id(tensor), native]
 
     def _last_uses(self):
@@ -212,6 +240,14 @@ class Program:
         return reversed(dead)
 
 
+def _first(training, x):
+    return channels_first(x)
+
+
+def _last(training, x):
+    return channels_last(x)
+
+
 def _kernel_of_node(node):
     """The kernel of a graph's operation; None where it is not known, or not called in the usual way, and where a mask
     has to be handed on."""
@@ -220,6 +256,12 @@ def _kernel_of_node(node):
     if any(map(keras_internals.has_mask, node.input_tensors)):
         return None
     return kernel_of(node.operation, tuple(len(tensor.shape) for tensor in node.input_tensors))
+
+
+def _reads_as_stock(node):
+    """Whether an operation, or the model's output where it is None, takes images in Keras's layout."""
+    kernel = _kernel_of_node(node) if node is not None else None
+    return kernel is None or kernel.stock_layout
 
 
 def _takes_tensors_only(arguments):

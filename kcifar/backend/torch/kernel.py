@@ -10,7 +10,7 @@ class Kernel:
 
     Attributes:
         run: (training, *inputs) -> output.
-        overwritable: the output is a tensor of its own which the backward pass of this layer does not read.
+        overwritable: the backward pass of this layer does not read its output.
         overwriting: the same as `run`, in the memory of its input; None where there is no such form.
         stock_layout: images are taken and given as (batch, height, width, channels).
         padding: (rows, columns) of zeros that it puts on each side of an image and does nothing else.
@@ -23,6 +23,25 @@ class Kernel:
     stock_layout: bool = False
     padding: tuple[int, int] | None = None
     padded: Callable | None = None
+
+
+def in_place(first, then):
+    """A kernel and the activation behind it, which alone reads it: in place, where the memory is the kernel's own.
+
+    Whether it is shows in the memory: a layer may give what it was given, or a view of it.
+    """
+
+    def run(training, *inputs):
+        x = first.run(training, *inputs)
+        if any(_share_memory(x, given) for given in inputs):
+            return then.run(training, x)
+        return then.overwriting(training, x)
+
+    return run
+
+
+def _share_memory(one, other):
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def channels_first(image):
@@ -38,6 +57,11 @@ def channels_last(image):
 def cast(x, dtype):
     """As Keras casts a layer's inputs: whole numbers stay."""
     return x.to(dtype) if x.is_floating_point() else x
+
+
+def identity(dtype):
+    """The kernel of a layer that gives what it was given: the very tensor, as in stock."""
+    return Kernel(lambda training, x: cast(x, dtype), stock_layout=True)
 
 
 def bias_of(layer, dtype):

@@ -9,6 +9,7 @@ one, in channels_last (or a ZeroPadding2D) and without LoRA or quantization, of 
 """
 
 import functools
+import operator
 
 import keras
 import torch
@@ -16,7 +17,7 @@ from keras import layers, ops
 
 from kcifar.backend.torch import activation, resize, window
 from kcifar.backend.torch.batch_norm import batch_norm
-from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last
+from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last, identity
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -37,14 +38,32 @@ def _keeps_float64():
     return ops.add(value, value).dtype == torch.float64
 
 
+_MAY_CHANGE = (
+    *("_calibration_capture", "_remat_mode", "activation", "activity_regularizer", "alpha", "antialias", "autocast"),
+    *("axis", "crop_to_aspect_ratio", "cropping", "data_format", "dilation_rate", "dtype_policy", "groups"),
+    *("interpolation", "invert", "lora_enabled", "max_value", "negative_slope", "noise_shape", "pad_to_aspect_ratio"),
+    *("padding", "pool_size", "quantization_mode", "renorm", "seed", "strides", "threshold"),
+)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def configuration(layer):
-    """What may change on a layer and makes its kernel another one."""
-    return (
-        getattr(layer, "activation", None),
-        getattr(layer, "lora_enabled", False),
-        getattr(layer, "quantization_mode", None),
-        getattr(layer, "_calibration_capture", None),
-    )
+    """A function that reads what may change on a layer and makes its kernel another one: a tuple.
+
+    All else the kernels read at each call.
+    """
+    names = [name for name in _MAY_CHANGE if hasattr(layer, name)]
+    settings = operator.attrgetter("built", *names)
+    return lambda: (settings(layer), has_hooks(layer))
+
+
+def may_have_kernel(layer):
+    return type(layer) in _MAKERS
+
+
+def has_hooks(layer):
+    """Whether torch is to call somebody's function before or behind this layer or model."""
+    return any(getattr(layer, name, None) for name in _HOOKS)
 
 
 def _is_special(layer):
@@ -56,6 +75,7 @@ def _is_special(layer):
         or layer.activity_regularizer is not None
         or layer._remat_mode is not None
         or not layer.autocast
+        or has_hooks(layer)
     )
 
 
@@ -95,10 +115,10 @@ def _flatten(layer, dtype, ranks):
 def _dense(layer, dtype, ranks):
     if ranks != (2,):
         return None
-    kernel, activate = layer._kernel, activation.fused(layer.activation)
+    activate = activation.fused(layer.activation)
 
     def run(training, x):
-        x, weight, bias = cast(x, dtype), kernel._value.to(dtype), bias_of(layer, dtype)
+        x, weight, bias = cast(x, dtype), layer._kernel._value.to(dtype), bias_of(layer, dtype)
         return activate(x @ weight if bias is None else torch.addmm(bias, x, weight))
 
     return Kernel(run, overwritable=activation.is_linear(layer.activation))
@@ -109,6 +129,7 @@ def _normalization(layer, dtype, ranks):
         return None
 
     @functools.lru_cache(maxsize=1)
+    @torch.inference_mode(False)  # kept for calls that gradients go through
     def constants(mean, variance):  # looked up again where the layer has other ones
         mean, variance = (channels_first(ops.convert_to_tensor(v, layer.compute_dtype)) for v in (mean, variance))
         return mean, variance.sqrt().clamp_min(keras.config.epsilon())
@@ -124,16 +145,15 @@ def _merging(merge):
     def make(layer, dtype, ranks):
         if len(set(ranks)) != 1 or layer._reshape_required:
             return None
+        if len(ranks) == 1:
+            return identity(dtype)
         return Kernel(lambda training, *inputs: merge([cast(x, dtype) for x in inputs]), overwritable=True)
 
     return make
 
 
 def _add(inputs):
-    total = inputs[0] + inputs[1]
-    for x in inputs[2:]:
-        total += x
-    return total
+    return functools.reduce(torch.add, inputs)
 
 
 def _multiply(inputs):

@@ -21,6 +21,7 @@ def resizing(layer, dtype, ranks):
         return None
 
     @functools.cache
+    @torch.inference_mode(False)  # kept for calls that gradients go through
     def matrix(side, wanted, device):
         unit = torch.eye(side, dtype=dtype, device=device)[None, None]
         return F.interpolate(unit, (wanted, side), mode="bilinear", antialias=layer.antialias)[0, 0].T

@@ -9,6 +9,7 @@ from keras import losses, metrics, ops, tree
 from keras.utils import unpack_x_y_sample_weight
 
 from kcifar.backend.torch.graph import Program, must_run_as_stock
+from kcifar.backend.torch.kernels import has_hooks
 
 _STOCK = keras.Model
 
@@ -47,9 +48,11 @@ class Step:
 
     def train(self, data):
         model = self._model
-        if _is_distributed():
+        if _is_distributed() or torch.compiler.is_compiling():
             return _STOCK.train_step(model, data)
         x, y, weight = unpack_x_y_sample_weight(data)
+        for variable in model.trainable_variables:
+            variable._value.grad = None
         y_pred = self._predicted(x, training=True)
         loss = self._noted_loss(x, y, y_pred, weight, training=True)
         variables = model.trainable_variables
@@ -57,13 +60,14 @@ class Step:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         else:
             scaled = model.optimizer.scale_loss(loss) if model.optimizer is not None else loss
-            gradients = torch.autograd.grad(scaled, [variable._value for variable in variables], allow_unused=True)
+            scaled.backward()
+            gradients = [variable._value.grad for variable in variables]
             with torch.no_grad():
-                model.optimizer.apply(list(gradients), variables)
+                model.optimizer.apply(gradients, variables)
         return self.compute_metrics(x, y, y_pred, weight)
 
     def test(self, data):
-        if _is_distributed():
+        if _is_distributed() or torch.compiler.is_compiling():
             return _STOCK.test_step(self._model, data)
         x, y, weight = unpack_x_y_sample_weight(data)
         y_pred = self._predicted(x, training=False)
@@ -72,7 +76,7 @@ class Step:
 
     def _predicted(self, x, training):
         call = self._model.call
-        if isinstance(call, Program) and call.is_native and not must_run_as_stock():
+        if isinstance(call, Program) and call.is_native and not must_run_as_stock() and not has_hooks(self._model):
             return call.run(x, training)  # no layer in it needs what Keras does around a call
         return self._model(x, training=training)
 

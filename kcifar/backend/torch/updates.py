@@ -76,7 +76,7 @@ def _prepared(optimizer, variables, slots):
 
     None where the variables are of several kinds, or stand for other values. Looked up once for the same variables.
     """
-    if in_stateless_scope():
+    if in_stateless_scope() or torch.compiler.is_compiling():  # which takes no rate that is a tensor
         return None
     of_optimizer, key = _PREPARED.setdefault(optimizer, {}), tuple(map(id, variables))
     known = of_optimizer.get(key)

@@ -6,27 +6,30 @@ its inputs.
 
 import functools
 
+import torch
 import torch.nn.functional as F
 
 from kcifar.backend.torch.activation import fused, is_linear
 from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last
 
+_LARGE = 2**14  # values
+
 
 def conv2d(layer, dtype, ranks):
-    return _convolution(layer, dtype, layer._kernel, _oihw, layer.groups)
+    return _convolution(layer, dtype, "_kernel", _oihw, layer.groups)
 
 
 def depthwise_conv2d(layer, dtype, ranks):
-    channels = layer.kernel.shape[2]
-    return _convolution(layer, dtype, layer.kernel, _depthwise, channels)
+    return _convolution(layer, dtype, "kernel", _depthwise, layer.kernel.shape[2])
 
 
 def separable_conv2d(layer, dtype, ranks):
-    depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
-    spread, activate = _convolving(layer, dtype, depthwise, _depthwise, depthwise.shape[2]), fused(layer.activation)
+    channels = layer.depthwise_kernel.shape[2]
+    spread, activate = _convolving(layer, dtype, "depthwise_kernel", _depthwise, channels), fused(layer.activation)
 
     def run(training, x):
-        return activate(F.conv2d(spread(x, None), _oihw(pointwise._value).to(dtype), bias_of(layer, dtype)))
+        pointwise = _oihw(layer.pointwise_kernel._value).to(dtype)
+        return activate(F.conv2d(spread(x, None), pointwise, bias_of(layer, dtype)))
 
     return Kernel(run, overwritable=is_linear(layer.activation))
 
@@ -42,19 +45,37 @@ def _convolution(layer, dtype, kernel, to_torch, groups, padding=0):
 
 
 def _convolving(layer, dtype, kernel, to_torch, groups, given_padding=0):
-    """A function of an image and a bias."""
-    size, strides, dilation = kernel.shape[:2], tuple(layer.strides), tuple(layer.dilation_rate)
+    """A function of an image and a bias; `kernel` is the name of the layer's attribute."""
+    size, strides, dilation = getattr(layer, kernel).shape[:2], tuple(layer.strides), tuple(layer.dilation_rate)
     pad = _same_padding(size, strides, dilation) if layer.padding == "same" else None
 
     def convolve(x, bias):
         x, padding = pad(cast(x, dtype)) if pad else (cast(x, dtype), given_padding)
-        return F.conv2d(x, to_torch(kernel._value).to(dtype), bias, strides, padding, dilation, groups)
+        weight = to_torch(getattr(layer, kernel)._value).to(dtype)
+        return F.conv2d(x, weight, bias, strides, padding, dilation, groups)
 
     return convolve
 
 
 def _oihw(kernel):
-    return kernel.permute(3, 2, 0, 1)
+    """Keras's (height, width, channels, filters) as torch has it; a large one in the order of memory that it reads."""
+    if kernel.numel() < _LARGE or not kernel.is_contiguous():
+        return kernel.permute(3, 2, 0, 1)
+    height, width, channels, filters = kernel.shape
+    rows = _Transposed.apply(kernel.view(-1, filters))
+    return rows.view(filters, height, width, channels).permute(0, 3, 1, 2)
+
+
+class _Transposed(torch.autograd.Function):
+    """A matrix with rows for columns, copied both ways: of all changes of order torch does this one fast."""
+
+    @staticmethod
+    def forward(ctx, matrix):
+        return matrix.t().contiguous()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.t().contiguous()
 
 
 def _depthwise(kernel):

@@ -70,6 +70,11 @@ def run_operation(operation, training, args, kwargs):
     return operation(*args, **kwargs)
 
 
+def innermost(optimizer):
+    """The optimizer that has the rate and takes the steps: `LossScaleOptimizer` is around another."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def schedule_of(optimizer):
     """The schedule that an optimizer takes its rate from; None where that is a number."""
     rate = optimizer._learning_rate

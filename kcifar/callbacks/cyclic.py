@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from kcifar.backend.keras_internals import schedule_of, set_learning_rate
+from kcifar.backend.keras_internals import innermost, schedule_of, set_learning_rate
 from kcifar.errors import InputError, nearest
 
 _MODES = ("triangular", "triangular2", "exp_range")
@@ -85,7 +85,7 @@ class CyclicLR(keras.callbacks.Callback):
                 "CyclicLR(unit='epoch') has to know the steps of an epoch, which Keras cannot tell of these data: give "
                 "fit(…, steps_per_epoch=…)"
             )
-        optimizer = _innermost(self.model.optimizer)
+        optimizer = innermost(self.model.optimizer)
         own = schedule_of(optimizer)
         if own is not None and not isinstance(own, CyclicSchedule):  # one of these stays where a training broke off
             raise InputError(
@@ -97,14 +97,9 @@ class CyclicLR(keras.callbacks.Callback):
         self.model.make_train_function(force=True)
 
     def on_train_end(self, logs=None):
-        optimizer = _innermost(self.model.optimizer)
+        optimizer = innermost(self.model.optimizer)
         set_learning_rate(optimizer, float(ops.convert_to_numpy(optimizer.learning_rate)))
         self.model.make_train_function(force=True)
-
-
-def _innermost(optimizer):
-    """The optimizer that has the rate: `LossScaleOptimizer` is around another."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 @keras.saving.register_keras_serializable("kcifar")

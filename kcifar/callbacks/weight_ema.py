@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from kcifar import backend
+from kcifar.backend.keras_internals import innermost
 from kcifar.errors import InputError
 
 
@@ -82,7 +83,7 @@ class WeightEMA(keras.callbacks.Callback):
         self._put_in(averages=self._were_in)
 
     def _expect_a_step_a_batch(self):
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = innermost(self.model.optimizer)
         batches = optimizer.gradient_accumulation_steps or 1, self.model.steps_per_execution or 1
         if batches != (1, 1):
             raise InputError(

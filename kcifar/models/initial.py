@@ -56,6 +56,7 @@ def he_normal(fan):
 
 
 def normal(deviation):
+    """Normal around 0 with this deviation: PyTorch's `normal_`."""
     return _Drawn(initializers.RandomNormal(0.0, deviation))
 
 

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kcifar import backend
+from kcifar.backend.keras_internals import innermost
 from kcifar.errors import InputError
 
 
@@ -85,7 +86,7 @@ class SharpnessAware(keras.Model):
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        optimizer = innermost(self.optimizer)
         if getattr(optimizer, "gradient_accumulation_steps", None):
             raise InputError(
                 f"SharpnessAware: the optimizer accumulates gradients over {optimizer.gradient_accumulation_steps} "

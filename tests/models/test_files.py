@@ -6,12 +6,10 @@ import pytest
 
 from kcifar.models import build
 from kcifar.training import Adam
-from tests.augment.test_resize import images_of, scaled
-from tests.models.test_small_networks import MEAN, NAMES, OTHER, STD, bytes_of_images, logits, python
+from tests.augment.test_resize import NORMALISED, images_of, scaled
+from tests.models.test_small_networks import NAMES, OTHER, bytes_of_images, logits, python
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-NORMALISED = {"mean": MEAN, "std": STD}
 
 # In a process of its own: another backend sums in another order, 1e-5 of logits near 1.
 OPEN = """

@@ -58,6 +58,7 @@ def configuration(layer):
 
 
 def may_have_kernel(layer):
+    """Whether a layer is of a class that is known, so that with other settings it may have a kernel."""
     return type(layer) in _MAKERS
 
 

@@ -48,7 +48,7 @@ class Step:
 
     def train(self, data):
         model = self._model
-        if _is_distributed() or torch.compiler.is_compiling():
+        if _step_is_stock():
             return _STOCK.train_step(model, data)
         x, y, weight = unpack_x_y_sample_weight(data)
         for variable in model.trainable_variables:
@@ -67,7 +67,7 @@ class Step:
         return self.compute_metrics(x, y, y_pred, weight)
 
     def test(self, data):
-        if _is_distributed() or torch.compiler.is_compiling():
+        if _step_is_stock():
             return _STOCK.test_step(self._model, data)
         x, y, weight = unpack_x_y_sample_weight(data)
         y_pred = self._predicted(x, training=False)
@@ -106,6 +106,10 @@ class Step:
 def _is_distributed():
     """Whether this is one of several processes: then Keras 3.16's own step adds up gradients and figures of all."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _step_is_stock():
+    return _is_distributed() or torch.compiler.is_compiling()
 
 
 class _ForObject:

@@ -31,14 +31,13 @@ IMAGES = Path(os.environ.get("KCIFAR_TEST_IMAGES", ROOT.parent / "shared" / "cif
 NO_IMAGES = f"needs the images of CIFAR-10: no 'unpack' in {IMAGES}"
 # The files that take longest: half a minute or more. Begun first, none is left to one process while others have ended.
 LONG = [
+    "tests/parity/test_backends.py",
     "tests/test_train.py",
     "tests/models/test_pretrained_networks.py",
     "tests/backend/test_accelerate_applications.py",
     "tests/experiment/test_part.py",
-    "tests/parity/test_sam_resnet20.py",
     "tests/callbacks/test_unfreeze.py",
     "tests/models/test_small_networks.py",
-    "tests/parity/test_report_b.py",
     "tests/evaluation/test_onnx.py",
     "tests/test_notebooks.py",
     "tests/test_throughput.py",

@@ -1,12 +1,11 @@
-"""Runs report B on one backend for the parity tests, which start this file once with each KERAS_BACKEND.
+"""Steps of report B on one backend, for the parity tests.
 
-worker.py record DATA OUT STATES   trains for some steps and writes the state before and after each to STATES
-worker.py replay DATA OUT STATES   each of those steps again from its state, and how far the outcome is from STATES
+record: trains for some steps and writes the state before and after each.
+replay: each of those steps again from its state, and how far the outcome is from what was written.
 
 Both give the first batches of two epochs, and the losses of 5 steps from the initial weights.
 """
 
-import sys
 from pathlib import Path
 
 import kcifar  # first: it chooses the backend where KERAS_BACKEND does not
@@ -57,13 +56,13 @@ class Winners(keras.layers.Layer):
         return input_shape
 
 
-def main(task, data, out, states):
+def main(task, data, folder):
     planned = experiment.plan(recipe.load(RECIPE).override([f"data={data}", "model.dropout=0.0"]))
     arrays = batches(planned.batches)
     planned.batches.epoch = 0
     model = recording_model(planned)
-    arrays |= {"record": record, "replay": replay}[task](model, planned.batches, states)
-    np.savez(out, **arrays)
+    arrays |= {"record": record, "replay": replay}[task](model, planned.batches, Path(folder, "report_b.npy"))
+    np.savez(Path(folder, f"{task}-report_b.npz"), **arrays)
 
 
 def batches(source):
@@ -176,8 +175,3 @@ def distance(actual, expected):
     """‖a − e‖ / ‖e‖ in float64."""
     actual, expected = np.float64(actual), np.float64(expected)
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
-
-
-if __name__ == "__main__":
-    assert kcifar.__version__
-    main(*sys.argv[1:])

@@ -1,18 +1,15 @@
-"""Runs steps of sam_resnet20.py on one backend for the parity tests; they start it once with each KERAS_BACKEND.
+"""Steps of sam_resnet20.py on one backend, for the parity tests.
 
-sam_resnet20_worker.py record DATA FOLDER CASE…
-    trains for some steps and writes the state before and after each
-sam_resnet20_worker.py replay DATA FOLDER CASE…
-    each of those steps again from its state, and how far the outcome is
+record: trains for some steps and writes the state before and after each.
+replay: each of those steps again from its state, and how far the outcome is.
 
 A case is a number of steps and overrides, as '8,batch_size=8'. An override that is 'smooth' puts ELU, whose slope is
 continuous, in the place of ReLU.
 """
 
-import sys
 from pathlib import Path
 
-import worker  # first: it imports kcifar, which chooses the backend where KERAS_BACKEND does not
+import report_b  # first: it imports kcifar, which chooses the backend where KERAS_BACKEND does not
 
 # isort: split
 import keras
@@ -43,12 +40,12 @@ def planned(data, overrides):
 
 
 def record(model, batches, states, steps):
-    rows = np.lib.format.open_memmap(states, "w+", np.float32, (steps + 1, len(worker.state(model))))
-    rows[0] = worker.state(model)
+    rows = np.lib.format.open_memmap(states, "w+", np.float32, (steps + 1, len(report_b.state(model))))
+    rows[0] = report_b.state(model)
     losses = []
     for step in range(steps):
-        losses.append(worker.train(model, batches, step))
-        rows[step + 1] = worker.state(model)
+        losses.append(report_b.train(model, batches, step))
+        rows[step + 1] = report_b.state(model)
     rows.flush()
     return {"losses": losses}
 
@@ -58,17 +55,13 @@ def replay(model, batches, states, steps):
     rows = np.load(states, mmap_mode="r")
     losses, distances = [], []
     for step in range(steps):
-        worker.restore(model, rows[step])
-        losses.append(worker.train(model, batches, step))
-        here, there = worker.split(model, worker.state(model)), worker.split(model, rows[step + 1])
+        report_b.restore(model, rows[step])
+        losses.append(report_b.train(model, batches, step))
+        here, there = report_b.split(model, report_b.state(model)), report_b.split(model, rows[step + 1])
         distances.append([distance(*pair) for pair in zip(here, there, strict=True)][: len(model.weights)])
     return {"losses": losses, "distances": distances, "names": [variable.path for variable in model.weights]}
 
 
 def distance(actual, expected):
     """‖a − e‖ / ‖e‖ in float64; ‖a‖ where e is all zeros."""
-    return worker.distance(actual, expected) if expected.any() else np.linalg.norm(np.float64(actual))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return report_b.distance(actual, expected) if expected.any() else np.linalg.norm(np.float64(actual))

@@ -6,6 +6,7 @@ this Keras has it no more, and `unfit` tells `kcifar.accelerate` before it touch
 
 import importlib
 import inspect
+import sys
 
 import keras
 
@@ -68,6 +69,23 @@ def run_operation(operation, training, args, kwargs):
     if graph_decides_training(training):
         operation = _operation_fn(operation, training=training)
     return operation(*args, **kwargs)
+
+
+def ends_epoch_of_training():
+    """Whether `on_epoch_end` of a data set, which asks, is called behind an epoch of `fit`, or by nothing of Keras.
+
+    Not behind an evaluation or prediction, one within `fit` among them, and not behind the look at a first batch that
+    builds a model. Keras tells a data set nothing of who reads it, so the callers are looked at.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        name, caller = frame.f_code.co_name, frame.f_locals.get("self")
+        if name == "reset" and type(caller).__name__.endswith("EpochIterator"):
+            return False
+        if name in ("fit", "evaluate", "predict") and isinstance(caller, keras.Model):
+            return name == "fit"
+        frame = frame.f_back
+    return True
 
 
 def innermost(optimizer):

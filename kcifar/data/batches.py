@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from kcifar import backend, chance
+from kcifar.backend.keras_internals import ends_epoch_of_training
 from kcifar.errors import InputError
 
 
@@ -64,8 +65,9 @@ class Batches(keras.utils.PyDataset):
         drop_last: leave out the last batch where it is smaller than the others.
 
     Attributes:
-        epoch: the epoch that the next batch belongs to, counted from 0. Goes up by one when an epoch has been
-            served to its last batch; set it to continue a training without a `Checkpoint`.
+        epoch: the epoch that the next batch belongs to, counted from 0. Goes up by one when a training has read an
+            epoch to its last batch, not behind `evaluate` and `predict`; set it to continue a training without a
+            `Checkpoint`.
         image_shape: (height, width, channels) of an image behind the transforms.
 
     Raises:
@@ -161,8 +163,7 @@ class Batches(keras.utils.PyDataset):
             self._followed, self.epoch = told, told.number
 
     def on_epoch_end(self):
-        # Keras calls this also after a look at the first batch, before the first epoch.
-        if self._served >= len(self):
+        if self._served >= len(self) and ends_epoch_of_training():
             self.epoch += 1
         self._served = 0
 

@@ -224,6 +224,20 @@ def test_a_set_epoch_is_where_fit_begins():
     assert {epoch for epoch, _, _ in batches.served} == {7, 8}
 
 
+@pytest.mark.parametrize("batch_size", [5, 23])
+def test_reading_them_otherwise_counts_no_epoch(batch_size):
+    """The batches are the same whatever looks at them in between: with one batch an epoch, the first look too."""
+    batches, model = Recorded(numbered(), batch_size), tiny_model()
+    validation = Batches(numbered(), batch_size)
+    for epoch in range(2):
+        model.fit(batches, shuffle=False, validation_data=validation, initial_epoch=epoch, epochs=epoch + 1, verbose=0)
+        model.evaluate(batches, verbose=0), model.predict(batches, verbose=0)
+        assert (batches.epoch, validation.epoch) == (epoch + 1, 0)
+    served = [numbers for epoch, _, numbers in batches.served if epoch == 1]
+    alone = Batches(numbered(), batch_size)
+    assert served[-len(alone) :] == [tuple(numbers) for numbers in order(alone, 1)]
+
+
 def test_predict_and_evaluate_take_them():
     model, split = tiny_model(), numbered()
     batches = Batches(split, 5, shuffle=False)

@@ -6,16 +6,31 @@ from keras import ops
 
 from kcifar.errors import InputError
 
+# Arguments of torch.optim: what serves instead.
+_OF_TORCH = {
+    "lr": "learning_rate",
+    "betas": "beta_1 and beta_2",
+    "eps": "epsilon",
+    "weight_decay": "l2 (Keras's weight_decay is decoupled), or an optimizer of keras.optimizers",
+    "dampening": "no dampening, torch's default",
+    "amsgrad": "keras.optimizers.Adam(amsgrad=True)",
+    "maximize": "the negative of the loss",
+}
+# Of every optimizer of Keras, which does what they say to the gradients before a step and to the weights behind it.
+_OF_KERAS = (
+    *("clipnorm", "clipvalue", "use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor"),
+    *("gradient_accumulation_steps", "weight_decay"),
+)
+
 
 class CoupledL2(keras.optimizers.Optimizer):
     """An optimizer whose L2 penalty is part of the gradient: g += l2·w, before anything else is done with it."""
 
     def __init__(self, learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs):
-        if kwargs.get("weight_decay") is not None:
-            raise InputError(
-                f"{type(self).__name__}(weight_decay={kwargs['weight_decay']}): Keras's is decoupled; expected l2, "
-                "which is torch.optim's weight_decay, or an optimizer of keras.optimizers"
-            )
+        for argument, value in kwargs.items():
+            if (value is not None and argument in _OF_TORCH) or argument not in _OF_KERAS:
+                expected = _OF_TORCH.get(argument, f"its own arguments, or Keras's {', '.join(_OF_KERAS[:-1])}")
+                raise InputError(f"{type(self).__name__}({argument}={value}): expected {expected}")
         super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
         expect_not_negative(type(self).__name__, learning_rate=learning_rate, l2=l2)
         if global_clipnorm is not None and not global_clipnorm > 0:

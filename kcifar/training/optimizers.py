@@ -26,9 +26,13 @@ class SGD(CoupledL2):
             and offsets (He et al. 2019, arXiv 1812.01187, section 3.1); False for all, as PyTorch does.
         global_clipnorm: gradients whose norm, of all variables together, is above are scaled to it, as
             `torch.nn.utils.clip_grad_norm_` does (but for the 1e-6 that it adds to the norm); None for never.
+        **kwargs: of every optimizer of Keras, with its meaning: `clipvalue` (`clip_grad_value_`), `clipnorm` (of each
+            variable), `gradient_accumulation_steps` (the mean of so many gradients), `loss_scale_factor`, `use_ema`,
+            `ema_momentum`, `ema_overwrite_frequency`. Clipping comes before the penalty.
 
     Raises:
-        InputError: a negative argument, a clipping of 0, or Nesterov without momentum.
+        InputError: a negative argument, a clipping of 0, Nesterov without momentum, or another argument, such as
+            `weight_decay`, which is not this penalty in Keras.
     """
 
     def __init__(
@@ -81,9 +85,10 @@ class Adam(CoupledL2):
         l2_kernels_only, global_clipnorm: as of `SGD`.
         beta_1, beta_2: decay of the moments, in [0, 1).
         epsilon: ε.
+        **kwargs: as of `SGD`.
 
     Raises:
-        InputError: an argument outside its range.
+        InputError: an argument outside its range, or another one, as of `SGD`.
     """
 
     def __init__(

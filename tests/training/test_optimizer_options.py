@@ -267,7 +267,68 @@ def test_clipping_after_two_passes_by_hand(clip, loss_scale, expected):
     assert_each([copies(model.weights)[0].ravel()], [expected])
 
 
+def torch_moved(make, weights, *steps, before=None):
+    """The same by an optimizer of torch.optim, with `before(gradients)` in front of its steps."""
+    tensors = [torch.tensor(weight).double().requires_grad_() for weight in weights]
+    optimizer = make(tensors)
+    for gradients in steps:
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = torch.tensor(gradient).double()
+        if before:
+            before(tensors)
+        optimizer.step()
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+PAIRS = [
+    (lambda **o: SGD(0.5, momentum=0.9, l2=0.25, **o), lambda w: torch.optim.SGD(w, 0.5, 0.9, weight_decay=0.25)),
+    (lambda **o: Adam(0.5, l2=0.25, **o), lambda w: torch.optim.Adam(w, 0.5, weight_decay=0.25)),
+]
+
+
+@pytest.mark.parametrize(("ours", "torchs"), PAIRS, ids=["SGD", "Adam"])
+def test_what_every_optimizer_of_keras_takes_means_what_torch_means(ours, torchs):
+    def each_norm(tensors):
+        for tensor in tensors:
+            clip_grad_norm_([tensor], 6.5)
+
+    doubled, none = [2 * np.array(gradient) for gradient in GRADIENTS], [np.zeros((1, 2)), np.zeros(1)]
+    for options, steps, before, torch_steps in [
+        ({"clipvalue": 3.5}, [GRADIENTS, WEIGHTS], lambda w: torch.nn.utils.clip_grad_value_(w, 3.5), None),
+        ({"clipnorm": 6.5}, [GRADIENTS, WEIGHTS], each_norm, None),
+        ({"gradient_accumulation_steps": 2}, [doubled, none] * 2, None, [GRADIENTS] * 2),
+        ({"loss_scale_factor": 8.0}, [[8 * np.array(g) for g in GRADIENTS]] * 2, None, [GRADIENTS] * 2),
+    ]:
+        expected = torch_moved(torchs, WEIGHTS, *(torch_steps or steps), before=before)
+        assert_each(moved(ours(**options), WEIGHTS, *steps), expected)
+
+
+@pytest.mark.parametrize(("ours", "torchs"), PAIRS, ids=["SGD", "Adam"])
+def test_an_average_of_the_weights_is_torchs(ours, torchs):
+    steps = [GRADIENTS, WEIGHTS, GRADIENTS]
+    averages, *later = [torch_moved(torchs, WEIGHTS, *steps[: count + 1]) for count in range(3)]
+    for reached in later:
+        averages = [0.75 * average + 0.25 * weight for average, weight in zip(averages, reached, strict=True)]
+    variables = [keras.Variable(np.float32(weight)) for weight in WEIGHTS]
+    optimizer = ours(use_ema=True, ema_momentum=0.75)
+    for gradients in steps:
+        optimizer.apply([ops.convert_to_tensor(np.float32(gradient)) for gradient in gradients], variables)
+    optimizer.finalize_variable_values(variables)
+    assert_each([np.array(ops.convert_to_numpy(variable)) for variable in variables], averages)
+
+
 # --- Files and what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [("weight_decay", "l2"), ("lr", "learning_rate"), ("betas", "beta_1"), ("amsgrad", "amsgrad"), ("x", "clipvalue")],
+)
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_what_it_does_not_offer_is_refused_by_name(make, argument, told):
+    arguments = {"learning_rate": 0.1, argument: 0.5}
+    with pytest.raises(InputError, match=rf"{make.__name__}\({argument}=0.5\): expected .*{told}"):
+        make(**arguments)
 
 
 @pytest.mark.parametrize("make", [SGD, Adam])

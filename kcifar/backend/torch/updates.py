@@ -25,7 +25,7 @@ def update_adam(optimizer, gradients, variables, slots, learning_rate, l2, first
     if prepared is None:
         return False
     parameters, (means, squares) = prepared
-    count = (optimizer.iterations.value + 1 - first_step).float()
+    count = (ops.convert_to_tensor(optimizer.iterations) + 1 - first_step).float()
     torch._fused_adam_(
         parameters,
         _like(parameters, gradients),

@@ -22,6 +22,8 @@ from tests.accelerate_twins import (
     image_model,
     name_of,
     normal,
+    observed,
+    twins,
 )
 
 pytestmark = pytest.mark.once
@@ -157,6 +159,32 @@ def test_a_layer_is_the_stock_layer(kind, shape, arguments, within):
     # A deviation of four rows may come out small, and its inverse then makes the most of every rounding.
     batch = 32 if kind is layers.BatchNormalization else 4
     assert_twins_agree(lambda: around(lambda: kind(**arguments), [shape], within), arrays_of([shape], batch))
+
+
+class Holding(keras.Model):
+    """A layer in a model that is no graph."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x + 0.1)
+
+
+@pytest.mark.parametrize(("kind", "shape", "arguments"), layer_cases(), ids=name_of)
+def test_a_layer_in_a_model_of_its_own_call_is_the_stock_layer(kind, shape, arguments):
+    images = arrays_of([shape], 32 if kind is layers.BatchNormalization else 4)
+
+    def make():
+        layer = kind(**arguments)
+        layer.build((None, *shape))  # within a call stock Keras loses a Normalization's constants
+        model = Holding(layer)
+        model(images)
+        return model
+
+    stock, fast = twins(make)
+    assert_agree(observed(fast, images, True), observed(stock, images, True))
 
 
 PAIR, GATE = [ODD, ODD], [ODD, (1, 1, 4)]

@@ -181,6 +181,47 @@ def test_a_setting_changed_after_acceleration_is_seen(layer, name, value):
     assert name == "momentum" or not torch.equal(before, expected["output 0 of call 0"])
 
 
+def replace_call(layer, function):
+    """As people patch one layer, for instance to have dropout in inference too."""
+    stock = type(layer).call
+    layer.call = lambda *args, **kwargs: function(lambda *a, **k: stock(layer, *a, **k), *args, **kwargs)
+
+
+CALLS = {
+    "conv": lambda stock, x: 2 * stock(x),
+    "norm": lambda stock, x, training=None, mask=None: stock(x, training=True),
+    "dropout": lambda stock, x, training=None: stock(x, training=True),
+    "dense": lambda stock, x, training=None: ops.relu(stock(x)),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("layer", CALLS)
+def test_a_call_that_was_replaced_is_called(layer, when):
+    stock, fast = (changeable() for _ in range(2))
+    filled(stock), filled(fast)
+    images, before = normal(4, 9, 9, 4), None
+    if when == "after":
+        kcifar.accelerate(fast)
+        before = observed(stock, images, False)["output 0 of call 0"]
+        observed(fast, images, False)
+    for model in (stock, fast):
+        replace_call(model.get_layer(layer), CALLS[layer])
+    kcifar.accelerate(fast)
+    expected = observed(stock, images, False)
+    assert_agree(observed(fast, images, False), expected)
+    assert before is None or not torch.equal(before, expected["output 0 of call 0"])
+
+
+def test_a_models_call_that_was_replaced_is_called():
+    stock, fast = (filled(changeable()) for _ in range(2))
+    for model in (stock, fast):
+        replace_call(model, lambda call, x, training=None, mask=None: 2 * call(x, training=training))
+    kcifar.accelerate(fast)
+    images = normal(4, 9, 9, 4)
+    assert_agree(observed(fast, images, True), observed(stock, images, True))
+
+
 def test_a_stateless_call_uses_the_values_it_is_given():
     stock, fast = twins(sequential)
     other = filled(sequential(), 3)

@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import torch
 from keras.src.models import functional
 
 import kcifar
@@ -30,6 +31,7 @@ def fails(layer):
     yield
 
 
+GONE = object()
 CHANGES = [
     (keras_internals, "Functional", None, "keras.src.models.functional.Functional"),
     (keras_internals, "get_stateless_scope", None, "keras.src.backend.common.stateless_scope.get_stateless_scope"),
@@ -37,6 +39,7 @@ CHANGES = [
     (keras_internals, "_OF_NODES", (*keras_internals._OF_NODES, "gone"), "Node.gone"),
     (functional.Functional, "call", takes_more, "Functional.call"),
     (keras_internals, "_CompileLoss", lambda: None, "TypeError: "),
+    (torch.nn.modules.module, "_has_any_global_hook", GONE, "torch.nn.modules.module._has_any_global_hook"),
     (torch_backend, "native_calls", fails, "RuntimeError: a node of another kind"),
 ]
 
@@ -49,7 +52,7 @@ def test_a_model_stays_stock_where_an_internal_is_missing_or_differs(
     before = {layer.name: layer.call for layer in model._flatten_layers()}
     expected = np.array(model(image, training=False).detach())
     with monkeypatch.context() as changed:
-        changed.setattr(place, name, value)
+        changed.delattr(place, name) if value is GONE else changed.setattr(place, name, value)
         with pytest.warns(UserWarning, match=r"accelerate leaves models stock") as warned:
             returned = [kcifar.accelerate(model), kcifar.accelerate(model)]
     assert returned == [model, model]

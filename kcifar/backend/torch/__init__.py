@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import torch
 
 from kcifar.backend import keras_internals
 from kcifar.backend.torch.device import (
@@ -15,7 +16,7 @@ from kcifar.backend.torch.device import (
     use_device,
 )
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
-from kcifar.backend.torch.graph import native_calls
+from kcifar.backend.torch.graph import absent_of_torch, native_calls
 from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory
 from kcifar.backend.torch.onnx import write_onnx
@@ -71,8 +72,8 @@ def accelerate(model):
     Dropout without a seed draws in the order of memory, so behind a pooling it keeps as many values as in stock, but
     others. From the first call on glibc keeps the memory that the process frees, for the next batch.
 
-    Where this version of Keras lacks something of its inside that this needs, a warning says so once, and the model
-    stays as it is. So does, silently, one whose weights are spread over devices.
+    Where this version of Keras or torch lacks something of its inside that this needs, a warning says so once, and the
+    model stays as it is. So does, silently, one whose weights are spread over devices.
 
     Args:
         model: any `keras.Model`; compiled before or after. Layers that are added later are not accelerated.
@@ -96,14 +97,15 @@ def accelerate(model):
 def _native(model):
     """Pairs of a layer and its native call, and the native parts of the model's step by name: all, or none of both."""
     try:
-        unfit = keras_internals.unfit(model)
+        unfit = [*keras_internals.unfit(model), *absent_of_torch()]
         if not unfit:
             return list(native_calls(model)), native_parts(model)
     except Exception as error:  # of another inside of Keras than expected; so far nothing was changed
         unfit = [f"{type(error).__name__}: {one_line(error)}"]
     _say_once(
-        f"Keras {keras.__version__} lacks, or has changed, what accelerate needs of its inside ({', '.join(unfit)}): "
-        "accelerate leaves models stock, slower and right; another Keras, 3.15 or later, or a newer kcifar may fit"
+        f"Keras {keras.__version__} or torch {torch.__version__} lacks, or has changed, what accelerate needs of its "
+        f"inside ({', '.join(unfit)}): accelerate leaves models stock, slower and right; other versions, from Keras "
+        "3.15 and torch 2.9 on, or a newer kcifar may fit"
     )
     return [], {}
 

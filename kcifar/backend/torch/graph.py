@@ -1,6 +1,7 @@
 """A model's forward pass with native kernels, put on from outside."""
 
 import collections
+import operator
 
 import keras
 import torch
@@ -8,8 +9,8 @@ from keras import ops, tree
 
 from kcifar.backend import keras_internals
 from kcifar.backend.keras_internals import Functional
-from kcifar.backend.torch.kernel import channels_first, channels_last, in_place
-from kcifar.backend.torch.kernels import configuration, kernel_of, may_have_kernel
+from kcifar.backend.torch.kernel import NativeCall, channels_first, channels_last, in_place, stock_call
+from kcifar.backend.torch.kernels import configuration, kernel_of, may_have_kernel, own_call
 
 
 def native_calls(layer):
@@ -19,7 +20,7 @@ def native_calls(layer):
     """
     if isinstance(layer, keras.Sequential) and layer._functional is not None:
         yield from native_calls(layer._functional)
-    elif isinstance(layer, Functional) and type(layer).call is Functional.call:
+    elif isinstance(layer, Functional) and type(layer).call is Functional.call and own_call(layer) is None:
         if not isinstance(layer.call, Program):
             program = Program(layer)
             yield from program.others
@@ -29,6 +30,22 @@ def native_calls(layer):
     else:
         for inner in layer._flatten_layers(include_self=False, recursive=False):
             yield from native_calls(inner)
+
+
+_INTERNALS = ("_C._functorch.peek_interpreter_stack", "nn.modules.module._has_any_global_hook")
+
+
+def absent_of_torch():
+    """What `must_run_as_stock` needs and this torch does not have: a list of names."""
+    return [f"torch.{name}" for name in _INTERNALS if not _has(torch, name)]
+
+
+def _has(place, name):
+    try:
+        operator.attrgetter(name)(place)
+    except AttributeError:
+        return False
+    return True
 
 
 def must_run_as_stock():
@@ -52,7 +69,7 @@ def _kernel_by_spec(layer):
     return kernel_of(layer, (rank,)) if rank else None
 
 
-class _LayerCall:
+class _LayerCall(NativeCall):
     """`call` of a layer in a model that is not a graph."""
 
     def __init__(self, layer):
@@ -66,13 +83,13 @@ class _LayerCall:
             self._known, self._kernel = known, _kernel_by_spec(self._layer)
         if self._kernel is None or must_run_as_stock() or any(value is not None for value in rest.values()):
             own = {"training": training} if self._layer._call_has_training_arg else {}
-            return type(self._layer).call(self._layer, inputs, **own, **rest)
+            return stock_call(self._layer, inputs, **own, **rest)
         if self._kernel.stock_layout:
             return self._kernel.run(training, inputs)
         return channels_last(self._kernel.run(training, channels_first(inputs)))
 
 
-class Program:
+class Program(NativeCall):
     """`call` of a functional model: its graph as a flat list of native calls.
 
     Images stay in torch's layout from one kernel to the next. An operation without a kernel runs as stock Keras runs
@@ -131,7 +148,7 @@ class Program:
     def __call__(self, inputs, training=None, mask=None, **context):
         model = self._model
         if mask is not None or any(value is not None for value in context.values()) or must_run_as_stock():
-            return type(model).call(model, inputs, training=training, mask=mask, **context)
+            return stock_call(model, inputs, training=training, mask=mask, **context)
         self._follow_changes()
         if not keras_internals.graph_decides_training(training):
             training = keras_internals.training_here()

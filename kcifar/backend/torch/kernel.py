@@ -25,6 +25,15 @@ class Kernel:
     padded: Callable | None = None
 
 
+class NativeCall:
+    """What is put in the place of a layer's or model's `call`."""
+
+
+def stock_call(layer, *args, **kwargs):
+    """What the `call` of the layer's class gives; the layer's own may be a native one."""
+    return type(layer).call(layer, *args, **kwargs)
+
+
 def in_place(first, then):
     """A kernel and the activation behind it, which alone reads it: in place, where the memory is the kernel's own.
 

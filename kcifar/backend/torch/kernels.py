@@ -17,7 +17,16 @@ from keras import layers, ops
 
 from kcifar.backend.torch import activation, resize, window
 from kcifar.backend.torch.batch_norm import batch_norm
-from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last, identity
+from kcifar.backend.torch.kernel import (
+    Kernel,
+    NativeCall,
+    bias_of,
+    cast,
+    channels_first,
+    channels_last,
+    identity,
+    stock_call,
+)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -54,7 +63,7 @@ def configuration(layer):
     """
     names = [name for name in _MAY_CHANGE if hasattr(layer, name)]
     settings = operator.attrgetter("built", *names)
-    return lambda: (settings(layer), has_hooks(layer))
+    return lambda: (settings(layer), has_hooks(layer), own_call(layer))
 
 
 def may_have_kernel(layer):
@@ -67,6 +76,12 @@ def has_hooks(layer):
     return any(getattr(layer, name, None) for name in _HOOKS)
 
 
+def own_call(layer):
+    """The `call` that somebody else has set on this one layer or model; None without."""
+    call = vars(layer).get("call")
+    return None if isinstance(call, NativeCall) else call
+
+
 def _is_special(layer):
     return (
         (getattr(layer, "data_format", "channels_last") != "channels_last" and type(layer) is not layers.ZeroPadding2D)
@@ -77,6 +92,7 @@ def _is_special(layer):
         or layer._remat_mode is not None
         or not layer.autocast
         or has_hooks(layer)
+        or own_call(layer) is not None
     )
 
 
@@ -95,7 +111,7 @@ def _batch_normalization(layer, dtype, ranks):
         if not (training and layer.trainable):
             return torch.batch_norm(x, gamma, beta, *moving, False, 0.0, layer.epsilon, True)
         if x.numel() == x.shape[1]:  # one value a channel, which torch refuses
-            return channels_first(layer.__class__.call(layer, channels_last(x), training=True).to(dtype))
+            return channels_first(stock_call(layer, channels_last(x), training=True).to(dtype))
         return batch_norm(x, gamma, beta, *moving, layer.momentum, layer.epsilon)
 
     return Kernel(run, overwritable=True)
@@ -170,8 +186,8 @@ def _concatenate(layer, dtype, ranks):
 def _stock(layer, dtype, ranks):
     """The layer's own `call`, without the checks and scopes around it."""
     if layer._call_has_training_arg:
-        return Kernel(lambda training, x: layer.call(cast(x, dtype), training=bool(training)), stock_layout=True)
-    return Kernel(lambda training, x: layer.call(cast(x, dtype)), stock_layout=True)
+        return Kernel(lambda training, x: stock_call(layer, cast(x, dtype), training=bool(training)), stock_layout=True)
+    return Kernel(lambda training, x: stock_call(layer, cast(x, dtype)), stock_layout=True)
 
 
 def _dropout(layer, dtype, ranks):
@@ -184,7 +200,7 @@ def _dropout(layer, dtype, ranks):
         if not training or layer.rate == 0:
             return x
         if layer.rate == 1 or x.device.type != "cpu":
-            return layer.call(x, training=True)
+            return stock_call(layer, x, training=True)
         state = layer.seed_generator.state._value
         seed = sum(state.tolist()) & 0xFFFFFFFF
         state.data[1] += 1

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kcifar.backend.torch.activation import fused, is_linear
-from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last
+from kcifar.backend.torch.kernel import Kernel, bias_of, cast, channels_first, channels_last, stock_call
 
 _LARGE = 2**14  # values
 
@@ -122,7 +122,7 @@ def average_pooling2d(layer, dtype, ranks):
         padding = [_split(side, k, s, 1) for side, k, s in zip(x.shape[2:], sizes, strides, strict=True)]
         if all(before == behind for before, behind in padding):
             return native.run(training, x)
-        return channels_first(layer.call(channels_last(cast(x, dtype))))
+        return channels_first(stock_call(layer, channels_last(cast(x, dtype))))
 
     return Kernel(run)
 

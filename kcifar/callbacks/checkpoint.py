@@ -10,7 +10,7 @@ from kcifar.callbacks.early_stopping import better
 from kcifar.data.batches import begin_training_epoch, end_training
 from kcifar.errors import InputError
 from kcifar.runs import generators
-from kcifar.runs.state import load_state, save_model, save_state
+from kcifar.runs.state import load_state, optimizer_of, save_model, save_state
 
 
 def after_divergence(epochs):
@@ -52,8 +52,8 @@ class Checkpoint(keras.callbacks.Callback):
         stopped: whether training was ended before its last epoch (early stopping).
 
     Raises:
-        InputError: another `mode`, or a `monitor` that needs one. When training begins: a model that is neither
-            functional nor sequential, another first epoch than `resume` gave, `Batches` with another
+        InputError: another `mode`, or a `monitor` that needs one. When training begins: a model that is not compiled,
+            or neither functional nor sequential, another first epoch than `resume` gave, `Batches` with another
             `steps_per_epoch` than they have. At the end of an epoch: `monitor` is not in the log, or a weight is NaN
             or infinite.
     """
@@ -103,6 +103,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _expect_savable(self.saved or self.model)
+        optimizer_of(self.model)
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
         resumed, self._resumed = self._resumed, None
         self._first_epoch = resumed and resumed["epochs"]

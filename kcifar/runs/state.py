@@ -61,9 +61,10 @@ def load_state(path, model):
     """Gives the model and its optimizer the values that `save_state` wrote, and returns the record.
 
     Raises:
-        InputError: the file is missing, damaged, or of another model or optimizer; nothing is changed then.
+        InputError: the model is not compiled; the file is missing, damaged, or of another model or optimizer. Nothing
+            is changed then.
     """
-    model.optimizer.build(model.trainable_variables)
+    optimizer_of(model).build(model.trainable_variables)
     variables = _variables(model)
     with _opened(path) as arrays:
         saved = {key: arrays[key] for key in arrays.files if not key.startswith("record")}
@@ -82,10 +83,18 @@ def load_state(path, model):
 
 def _variables(model):
     """Every variable that training changes, by a key that does not depend on automatic names, or on what is frozen."""
+    of_optimizer = optimizer_of(model).variables
     variables = {f"variable_{place}": variable for place, variable in enumerate(model.variables)}
-    slots = [variable for variable in model.optimizer.variables if variable.name != "learning_rate"]
+    slots = [variable for variable in of_optimizer if variable.name != "learning_rate"]
     variables |= {f"optimizer_{place}": variable for place, variable in enumerate(slots)}
-    return variables | {v.name: v for v in model.optimizer.variables if v.name == "learning_rate"}
+    return variables | {v.name: v for v in of_optimizer if v.name == "learning_rate"}
+
+
+def optimizer_of(model):
+    """The model's optimizer; InputError where it is not compiled."""
+    if getattr(model, "optimizer", None) is None:
+        raise InputError(f"the model '{model.name}' has no optimizer, whose state is kept too: compile it first")
+    return model.optimizer
 
 
 @contextlib.contextmanager

@@ -154,6 +154,17 @@ def test_what_cannot_be_resumed_exactly_is_refused(tmp_path):
         model.fit(**of_shuffled_batches(), steps_per_epoch=2, callbacks=[Checkpoint(tmp_path, "loss")], verbose=0)
 
 
+def test_a_model_without_an_optimizer_is_refused(tmp_path):
+    trained, uncompiled = new_model(), keras.Sequential.from_config(new_model().get_config())
+    checkpoint = Checkpoint(tmp_path, "loss")
+    trained.fit(**of_batches(), epochs=1, callbacks=[checkpoint], verbose=0)
+    with pytest.raises(InputError, match=r"'sequential.*' has no optimizer, whose state is kept too: compile it first"):
+        Checkpoint(tmp_path, "loss").resume(uncompiled)
+    checkpoint.set_model(uncompiled)
+    with pytest.raises(InputError, match="compile it first"):
+        checkpoint.on_train_begin()
+
+
 def test_a_model_of_a_class_of_its_own_is_refused_before_training(tmp_path):
     class Net(keras.Model):
         def __init__(self):

@@ -23,8 +23,9 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves the best model so far, and after every epoch all that an exact resume needs.
 
     `folder/best.keras` opens in plain Keras, without the optimizer. `folder/last/state.npz` holds weights, moving
-    statistics, seeds, optimizer slots, the state of the callbacks named, and that of the global generators of random
-    numbers (Python's, NumPy's, torch's), by which Keras shuffles. Each is written whole or not at all.
+    statistics, seeds, optimizer slots (of further optimizers that a model has as attributes too), the state of the
+    callbacks named, and that of the global generators of random numbers (Python's, NumPy's, torch's), by which Keras
+    shuffles. Each is written whole or not at all.
 
     Put it behind the callbacks whose figures it watches and whose state it saves:
 

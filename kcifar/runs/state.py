@@ -61,10 +61,16 @@ def load_state(path, model):
     """Gives the model and its optimizer the values that `save_state` wrote, and returns the record.
 
     Raises:
-        InputError: the model is not compiled; the file is missing, damaged, or of another model or optimizer. Nothing
-            is changed then.
+        InputError: the model is not compiled, or an optimizer that it has beside is not built; the file is missing,
+            damaged, or of another model or optimizer. Nothing is changed then.
     """
     optimizer_of(model).build(model.trainable_variables)
+    for name, optimizer in _further_optimizers(model):
+        if not optimizer.built:
+            raise InputError(
+                f"the model '{model.name}' trains with '{name}' too, which has no state yet: before it is resumed call "
+                f"model.{name}.build(variables) with those that it trains"
+            )
     variables = _variables(model)
     with _opened(path) as arrays:
         saved = {key: arrays[key] for key in arrays.files if not key.startswith("record")}
@@ -87,7 +93,15 @@ def _variables(model):
     variables = {f"variable_{place}": variable for place, variable in enumerate(model.variables)}
     slots = [variable for variable in of_optimizer if variable.name != "learning_rate"]
     variables |= {f"optimizer_{place}": variable for place, variable in enumerate(slots)}
-    return variables | {v.name: v for v in of_optimizer if v.name == "learning_rate"}
+    variables |= {v.name: v for v in of_optimizer if v.name == "learning_rate"}
+    of_others = {f"{name}_{i}": v for name, other in _further_optimizers(model) for i, v in enumerate(other.variables)}
+    return variables | of_others
+
+
+def _further_optimizers(model):
+    """Those that a model of a class of its own has beside the one it is compiled with, by the attribute's name."""
+    found = [(name, value) for name, value in vars(model).items() if isinstance(value, keras.optimizers.Optimizer)]
+    return [(name, value) for name, value in sorted(found) if value is not model.optimizer]
 
 
 def optimizer_of(model):

@@ -1,8 +1,10 @@
 """`kcifar.accelerate` on graphs of stock layers drawn at random, against stock: the short form of a search.
 
-python -m tests.backend.test_accelerate_random 3000     draws as many, from seed 0 on, and prints those that differ
+python -m tests.backend.test_accelerate_random 3000     draws as many, from seed 0 on, and prints those that differ;
+                                                        each as it is, and giving every intermediate tensor too
 """
 
+import itertools
 import sys
 
 import numpy as np
@@ -92,8 +94,8 @@ def to_rows(rng, x):
     return one_of(rng, layers.Flatten(), layers.GlobalAveragePooling2D(), layers.GlobalMaxPooling2D())(x)
 
 
-def drawn(seed):
-    """A graph of up to a dozen layers; what it gives are its last tensor and any others, the image too."""
+def drawn(seed, every=False):
+    """A graph of up to a dozen layers; what it gives are its last tensor and any others, or every, the image too."""
     rng = np.random.default_rng(seed)
     image = keras.Input(tuple(int(side) for side in rng.integers(4, 9, 3)))
     tensors = [image]
@@ -110,7 +112,7 @@ def drawn(seed):
         else:
             x = to_rows(rng, x) if rng.integers(12) == 0 else one_of(rng, *ON_IMAGES)(rng, x)
         tensors.append(x)
-    others = [tensor for tensor in tensors[:-1] if rng.integers(3) == 0]
+    others = [tensor for tensor in tensors[:-1] if rng.integers(3) == 0 or every]
     return keras.Model(image, [*others, tensors[-1]])
 
 
@@ -131,9 +133,9 @@ def gradients_by_outputs(model, images, training):
     return {f"gradient by {place}": gradient for place, gradient in enumerate(found)}
 
 
-def assert_is_stock(seed):
+def assert_is_stock(seed, every=False):
     keras.backend.clear_session()
-    stock, fast = twins(lambda: drawn(seed))
+    stock, fast = twins(lambda: drawn(seed, every))
     images = images_for(stock)
     for training in (False, True):
         assert_agree(observed(fast, images, training), observed(stock, images, training), TOLERANCE)
@@ -148,10 +150,10 @@ def test_a_graph_drawn_at_random_is_the_stock_graph(seed):
 
 if __name__ == "__main__":
     wrong = 0
-    for seed in range(int(sys.argv[1])):
+    for seed, every in itertools.product(range(int(sys.argv[1])), (False, True)):
         try:
-            assert_is_stock(seed)
+            assert_is_stock(seed, every)
         except Exception as error:
             wrong += 1
-            print(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-    print(f"{wrong} of {sys.argv[1]} graphs differ")
+            print(f"seed {seed}, every={every}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+    print(f"{wrong} of 2 times {sys.argv[1]} graphs differ")

@@ -184,6 +184,58 @@ def test_a_model_of_a_class_of_its_own_is_refused_before_training(tmp_path):
     assert checkpoint.resume(model) == 1
 
 
+class TwoOptimizers(keras.Model):
+    """Trains its second layer with an optimizer of its own, as adversarial networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(6), keras.layers.Dense(4)
+        self.second_optimizer = SGD(0.1, momentum=0.9)
+
+    def call(self, x):
+        return self.second(self.first(ops.mean(ops.cast(x, "float32"), (1, 2)) / 255))
+
+    def train_step(self, *data):
+        raise NotImplementedError("the test takes its steps itself")
+
+    def step(self, optimizer, layer):
+        optimizer.apply([ops.ones(v.shape) for v in layer.trainable_variables], layer.trainable_variables)
+
+
+def test_a_second_optimizer_of_a_model_goes_on_too(tmp_path):
+    def made():
+        keras.utils.set_random_seed(3)
+        model, image = TwoOptimizers(), keras.Input((8, 8, 3))
+        saved = keras.Model(image, model(image))
+        model.compile(SGD(0.1, momentum=0.9), "mse")
+        model.optimizer.build(model.trainable_variables)
+        checkpoint = Checkpoint(tmp_path, None, saved=saved)
+        checkpoint.set_model(model)
+        return model, checkpoint
+
+    def steps(model):
+        for _ in range(2):
+            model.step(model.second_optimizer, model.second)
+
+    model, checkpoint = made()
+    steps(model)
+    checkpoint.on_train_begin()
+    checkpoint.on_epoch_end(0, {})
+    steps(model)
+    expected = [np.array(ops.convert_to_numpy(weight)) for weight in model.weights]
+
+    model, checkpoint = made()
+    with pytest.raises(
+        InputError, match=r"trains with 'second_optimizer' too.*model.second_optimizer.build\(variables\)"
+    ):
+        checkpoint.resume(model)
+    model.second_optimizer.build(model.second.trainable_variables)
+    assert checkpoint.resume(model) == 1
+    steps(model)
+    for weight, value in zip(model.weights, expected, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
+
+
 def test_a_resumed_early_stopping_counts_anew_in_a_second_fit():
     stopping, model = EarlyStopping(3, "loss"), keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.0), "mse")

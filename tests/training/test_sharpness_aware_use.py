@@ -92,6 +92,18 @@ def test_losses_and_metrics_of_several_outputs_are_those_of_the_first_pass():
         assert logs[0][name] == pytest.approx(values, rel=1e-6), name
 
 
+@pytest.mark.once
+def test_on_torch_the_gradients_of_a_step_are_where_those_of_stock_are():
+    """Of the worst point: what the optimizer took."""
+    model = chain(*HIDDEN_LAYER)()
+    trained, before = SharpnessAware(model, rho=0.5), bits(model)
+    trained.compile(SGD(1.0), crossentropy())
+    trained.train_on_batch(X, Y)
+    for variable, weight in zip(model.trainable_variables, before, strict=True):
+        taken = weight - copies([variable])[0]
+        np.testing.assert_allclose(variable.value.grad, taken, atol=1e-6)  # float32 rounds weights near 1
+
+
 def test_a_mixed_policy_does_not_round_the_images():
     """The normalisation in the model is float32, as pixels of 0–255 need more than bfloat16's 8 bits."""
     model = kcifar.models.build("tutorial_net", mean=[0.5] * 3, std=[0.25] * 3, precision="bfloat16", seed=1)

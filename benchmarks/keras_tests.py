@@ -2,21 +2,22 @@
 
 The tests are those of a checkout of the Keras that is installed, which imports itself. pytest runs them twice; the
 second time this file is its plug-in too, which has every model and layer accelerated once it is built: before it is
-called, and before and behind the methods of a model that train, evaluate or compile.
+called, and before and behind the methods of a model that train, evaluate or compile. Some of the tests need
+tensorflow-cpu, grain, orbax-checkpoint and pandas; without them these fail both times.
 """
 
 import argparse
 import functools
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as xml
 from collections import Counter
 from pathlib import Path
+
+from throughput import environment
 
 FOLDERS = [f"keras/src/{name}" for name in ("layers", "trainers", "models", "callbacks", "saving")]
 _EXAMPLES = """\
@@ -46,8 +47,7 @@ def main():
     found = {
         "command": " ".join(sys.argv),
         "checkout": (arguments.checkout / "keras/src/version.py").read_text().split('"')[1],
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "numpy")},
-        "python": platform.python_version(),
+        **environment(gpu=False),
         "files": len({name.split("::")[0] for name in stock}),
         "stock": Counter(stock.values()),
         "accelerated": Counter(fast.values()),
@@ -64,7 +64,7 @@ def run(checkout, tests, out, options):
     """How each test ended, by its name, and how many models and layers were given native calls."""
     out.mkdir()
     path = [str(Path(__file__).parent.absolute()), str(Path(__file__).parents[1].absolute())]
-    environment = os.environ | {
+    variables = os.environ | {
         "KERAS_BACKEND": "torch",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path),
@@ -73,7 +73,7 @@ def run(checkout, tests, out, options):
     report = out.absolute() / "junit.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", f"--junitxml={report}"]
     command += ["-o", "junit_family=xunit1", "-o", "addopts=", *options, *tests]
-    subprocess.run(command, cwd=checkout, env=environment)
+    subprocess.run(command, cwd=checkout, env=variables)
     endings = {
         f"{case.get('file')}::{case.get('classname')}.{case.get('name')}": ending(case) for case in cases(report)
     }

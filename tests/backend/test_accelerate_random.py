@@ -48,7 +48,8 @@ ON_IMAGES = [
     lambda rng, x: layers.SeparableConv2D(4, 3, padding="same")(x),
     lambda rng, x: layers.BatchNormalization(momentum=one_of(rng, 0.9, 0.5), scale=bool(rng.integers(2)))(x),
     lambda rng, x: layers.BatchNormalization(center=False)(x),
-    lambda rng, x: layers.LayerNormalization()(x),
+    # Nothing here makes constants: BatchNorm divides their rounding by the root of its epsilon.
+    lambda rng, x: layers.LayerNormalization()(x) if x.shape[-1] > 1 else layers.Rescaling(2.0)(x),
     lambda rng, x: layers.MaxPooling2D(2, one_of(rng, 1, 2), padding="same")(x),
     lambda rng, x: (
         layers.AveragePooling2D(2, one_of(rng, 1, 2), padding=one_of(rng, "same", "valid"))(x)
@@ -84,7 +85,7 @@ def merged(rng, x, others):
     if kind in (layers.Add, layers.Multiply) and narrow and len(x.shape) == 4 and rng.integers(2):
         chosen.insert(int(rng.integers(len(chosen) + 1)), one_of(rng, *narrow))
     if kind is layers.Subtract:
-        chosen = (chosen * 2)[:2]
+        chosen = [x, layers.Rescaling(0.5)(chosen[-1])]
     if kind not in (layers.Add, layers.Multiply) and len(chosen) == 1:
         chosen = chosen * 2
     return kind()(chosen)

@@ -120,7 +120,9 @@ _FOUND = {
 _OF_LAYERS = (
     "_call_has_training_arg",
     "_flatten_layers",
+    "_losses",
     "_remat_mode",
+    "_trainable_variables",
     "activity_regularizer",
     "autocast",
     "input_spec",

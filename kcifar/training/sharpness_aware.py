@@ -71,6 +71,8 @@ class SharpnessAware(keras.Model):
         self.eta = eta
         self.built = True
 
+    input = property(lambda self: self.model.input)
+    output = property(lambda self: self.model.output)
     inputs = property(lambda self: self.model.inputs)
     outputs = property(lambda self: self.model.outputs)
     output_names = property(lambda self: self.model.output_names)
@@ -114,7 +116,8 @@ class SharpnessAware(keras.Model):
         worst = self._worst_point(variables, gradients)
         _, gradients = backend.gradients(loss_of_batch, variables, others, at=(worst, state))
 
-        self._loss_tracker.update_state(loss, sample_weight=keras.tree.flatten(x)[0].shape[0])
+        batch_size = next(value for value in keras.tree.flatten(x) if value is not None).shape[0]
+        self._loss_tracker.update_state(loss, sample_weight=batch_size)
         return gradients, self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _worst_point(self, variables, gradients):

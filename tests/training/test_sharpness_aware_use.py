@@ -104,6 +104,23 @@ def test_on_torch_the_gradients_of_a_step_are_where_those_of_stock_are():
         np.testing.assert_allclose(variable.value.grad, taken, atol=1e-6)  # float32 rounds weights near 1
 
 
+def test_an_input_that_is_left_out():
+    rows, rest = keras.Input((6,), name="rows", optional=True), keras.Input((6,), name="rest")
+    model = drawn(keras.Model({"rows": rows, "rest": rest}, layers.Dense(3)(Either()({"rows": rows, "rest": rest}))))
+    trained = SharpnessAware(model)
+    trained.compile(SGD(0.1), crossentropy())
+    assert np.isfinite(trained.train_on_batch({"rows": None, "rest": X}, Y))
+    assert (trained.input, trained.output) == (model.input, model.output)
+
+
+class Either(layers.Layer):
+    def call(self, inputs):
+        return inputs["rest"] if inputs["rows"] is None else inputs["rows"]
+
+    def compute_output_shape(self, shapes):
+        return shapes["rest"]
+
+
 def test_a_mixed_policy_does_not_round_the_images():
     """The normalisation in the model is float32, as pixels of 0–255 need more than bfloat16's 8 bits."""
     model = kcifar.models.build("tutorial_net", mean=[0.5] * 3, std=[0.25] * 3, precision="bfloat16", seed=1)

@@ -20,7 +20,7 @@ def native_calls(layer):
     """
     if isinstance(layer, keras.Sequential) and layer._functional is not None:
         yield from native_calls(layer._functional)
-    elif isinstance(layer, Functional) and type(layer).call is Functional.call and own_call(layer) is None:
+    elif _is_graph(layer) and own_call(layer) is None:
         if not isinstance(layer.call, Program):
             program = Program(layer)
             yield from program.others
@@ -32,7 +32,19 @@ def native_calls(layer):
             yield from native_calls(inner)
 
 
-_INTERNALS = ("_C._functorch.peek_interpreter_stack", "nn.modules.module._has_any_global_hook")
+_FUNCTIONAL_CALL = getattr(Functional, "call", None)
+_LAYER_CALL = keras.Layer.__call__
+_INTERNALS = (
+    "_C._functorch.peek_interpreter_stack",
+    "_C._len_torch_dispatch_stack",
+    "autograd.forward_ad._current_level",
+    "nn.modules.module._has_any_global_hook",
+)
+
+
+def _is_graph(model):
+    """Whether it is a functional model with Keras's own `call`."""
+    return isinstance(model, Functional) and type(model).call is _FUNCTIONAL_CALL
 
 
 def absent_of_torch():
@@ -49,17 +61,23 @@ def _has(place, name):
 
 
 def must_run_as_stock():
-    """Whether somebody looks on who has to see each layer, or to whom native calls say nothing.
+    """Whether somebody looks on who has to see each layer, or to whom native calls say nothing, or other things.
 
     That is where variables have other values than their own, in a stateless scope and while shapes are inferred; inside
-    torch.compile, torch.export and torch.func; and where a hook of torch is on all modules.
+    torch.compile, torch.export, torch.func, forward-mode differentiation, torch.autocast and modes of torch's
+    dispatcher, as of tracing; and where a hook of torch is on all modules, or Keras's calling of layers was replaced.
     """
     return (
         keras_internals.in_stateless_scope()
         or keras_internals.infers_shapes()
         or torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch.nn.modules.module._has_any_global_hook()
+        or keras.Layer.__call__ is not _LAYER_CALL
     )
 
 
@@ -73,11 +91,14 @@ class _LayerCall(NativeCall):
     """`call` of a layer in a model that is not a graph."""
 
     def __init__(self, layer):
+        super().__init__(layer)
         self._layer = layer
         self._read = configuration(layer)
         self._known = None
 
-    def __call__(self, inputs, training=None, **rest):
+    def __call__(self, inputs, *args, training=None, **rest):
+        if args:
+            return stock_call(self._layer, inputs, *args, **rest)
         known = self._read()
         if known != self._known:
             self._known, self._kernel = known, _kernel_by_spec(self._layer)
@@ -100,6 +121,7 @@ class Program(NativeCall):
     """
 
     def __init__(self, model):
+        super().__init__(model)
         self._model = model
         self._translate(model)
 
@@ -147,12 +169,18 @@ class Program(NativeCall):
 
     def __call__(self, inputs, training=None, mask=None, **context):
         model = self._model
-        if mask is not None or any(value is not None for value in context.values()) or must_run_as_stock():
+        plain = mask is None and all(value is None for value in context.values())
+        if not plain or not _is_graph(model) or must_run_as_stock():
             return stock_call(model, inputs, training=training, mask=mask, **context)
         self._follow_changes()
         if not keras_internals.graph_decides_training(training):
             training = keras_internals.training_here()
         return self.run(inputs, training)
+
+    def takes(self, inputs):
+        """Whether inputs are tensors of the model's shapes, so that Keras has nothing to check or to change."""
+        given, expected = tree.flatten(inputs), self._model._inputs
+        return len(given) == len(expected) and all(map(_has_shape_of, given, expected))
 
     def run(self, inputs, training):
         """What the model gives where each layer in it is called with this `training`, unless it was given another."""
@@ -257,6 +285,12 @@ class Program(NativeCall):
         return reversed(dead)
 
 
+def _has_shape_of(tensor, expected):
+    if not torch.is_tensor(tensor) or tensor.ndim != len(expected.shape):
+        return False
+    return all(side in (None, own) for side, own in zip(expected.shape, tensor.shape, strict=True))
+
+
 def _first(training, x):
     return channels_first(x)
 
@@ -268,7 +302,7 @@ def _last(training, x):
 def _kernel_of_node(node):
     """The kernel of a graph's operation; None where it is not known, or not called in the usual way, and where a mask
     has to be handed on."""
-    if not _takes_tensors_only(node.arguments) or len(node.outputs) != 1:
+    if not _takes_tensors_only(node) or len(node.outputs) != 1:
         return None
     if any(map(keras_internals.has_mask, node.input_tensors)):
         return None
@@ -281,12 +315,14 @@ def _reads_as_stock(node):
     return kernel is None or kernel.stock_layout
 
 
-def _takes_tensors_only(arguments):
+def _takes_tensors_only(node):
     """Whether a graph's operation is called as layer(tensor) or layer([tensor, …]).
 
-    Where it was given `training`, Keras knows whether that holds for it, and for those behind it.
+    Where it was given `training`, Keras knows whether that holds for it, and for those behind it; a Resizing, which
+    Keras gives it by itself, does the same with and without.
     """
-    args = arguments.args
+    args, kwargs = node.arguments.args, node.arguments.kwargs
     nested = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
-    given = any(value is not None for value in arguments.kwargs.values())
+    ignored = "training" if type(node.operation) is keras.layers.Resizing else None
+    given = any(value is not None for name, value in kwargs.items() if name != ignored)
     return not given and all(isinstance(tensor, keras.KerasTensor) for tensor in nested)

@@ -1,6 +1,8 @@
 """What a kernel is, and the two ways to see an image."""
 
 import dataclasses
+import inspect
+import types
 from collections.abc import Callable
 
 
@@ -26,7 +28,16 @@ class Kernel:
 
 
 class NativeCall:
-    """What is put in the place of a layer's or model's `call`."""
+    """What is put in the place of the `call` of a layer or model, `of`; seen as that."""
+
+    __name__ = "call"
+
+    def __init__(self, of):
+        self.of = of
+
+    @property
+    def __signature__(self):
+        return inspect.signature(types.MethodType(type(self.of).call, self.of))
 
 
 def stock_call(layer, *args, **kwargs):
@@ -74,5 +85,5 @@ def identity(dtype):
 
 
 def bias_of(layer, dtype):
-    """The layer's bias in a dtype, or None."""
+    """The layer's bias in a dtype, or None where it has none."""
     return None if layer.bias is None else layer.bias._value.to(dtype)

@@ -62,8 +62,12 @@ def configuration(layer):
     All else the kernels read at each call.
     """
     names = [name for name in _MAY_CHANGE if hasattr(layer, name)]
-    settings = operator.attrgetter("built", *names)
-    return lambda: (settings(layer), has_hooks(layer), own_call(layer))
+    settings = operator.attrgetter("built", "__class__", *names)
+    return lambda: (settings(layer), has_hooks(layer), own_call(layer), _dtypes(layer))
+
+
+def _dtypes(layer):
+    return [variable._value.dtype for variable in layer._trainable_variables]
 
 
 def may_have_kernel(layer):
@@ -77,9 +81,12 @@ def has_hooks(layer):
 
 
 def own_call(layer):
-    """The `call` that somebody else has set on this one layer or model; None without."""
+    """The `call` that somebody else has set on this one layer or model, or on its class; None where that is Keras's."""
     call = vars(layer).get("call")
-    return None if isinstance(call, NativeCall) else call
+    if call is not None and not isinstance(call, NativeCall):
+        return call
+    kind = type(layer)
+    return None if kind.call is _CALLS.get(kind, kind.call) else kind.call
 
 
 def _is_special(layer):
@@ -93,6 +100,7 @@ def _is_special(layer):
         or not layer.autocast
         or has_hooks(layer)
         or own_call(layer) is not None
+        or any(dtype != _DTYPES.get(layer.variable_dtype) for dtype in _dtypes(layer))  # as behind `model.double()`
     )
 
 
@@ -104,15 +112,21 @@ def _batch_normalization(layer, dtype, ranks):
         return None
 
     def run(training, x):
-        x = cast(x, dtype)
         moving = layer.moving_mean._value, layer.moving_variance._value
+        learns = training and layer.trainable
+        # Of one value a channel, or none, torch knows no statistics; of statistics no gradient.
+        if (learns and x.numel() <= x.shape[1]) or (
+            not learns and (moving[0].requires_grad or moving[1].requires_grad)
+        ):
+            return channels_first(stock_call(layer, channels_last(x), training=training).to(dtype))
+        x = x.to(dtype)
         gamma = layer.gamma._value if layer.scale else torch.ones_like(moving[0])
         beta = layer.beta._value if layer.center else torch.zeros_like(moving[0])
-        if not (training and layer.trainable):
-            return torch.batch_norm(x, gamma, beta, *moving, False, 0.0, layer.epsilon, True)
-        if x.numel() == x.shape[1]:  # one value a channel, which torch refuses
-            return channels_first(stock_call(layer, channels_last(x), training=True).to(dtype))
-        return batch_norm(x, gamma, beta, *moving, layer.momentum, layer.epsilon)
+        if learns:
+            return batch_norm(x, gamma, beta, *moving, layer.momentum, layer.epsilon)
+        if torch.is_grad_enabled():  # the backward pass reads them, when a call in training may have moved them
+            moving = moving[0].clone(), moving[1].clone()
+        return torch.batch_norm(x, gamma, beta, *moving, False, 0.0, layer.epsilon, True)
 
     return Kernel(run, overwritable=True)
 
@@ -238,3 +252,4 @@ _MAKERS = {
     layers.Reshape: _stock,
     layers.Rescaling: _stock,
 }
+_CALLS = {kind: kind.call for kind in _MAKERS}

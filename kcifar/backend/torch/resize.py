@@ -5,6 +5,7 @@ computes in, and the ranks of its inputs.
 """
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from kcifar.backend.torch.kernel import Kernel, cast, stock_call
 
 
 def resizing(layer, dtype, ranks):
-    """Rows and columns each times a matrix: in channels_last memory 15 times as fast as PyTorch's interpolation.
+    """Rows and columns each times a matrix: on the CPU, in channels_last memory, 15 times as fast as interpolation.
 
-    Whole numbers, which stock rounds, and what is cropped or padded to an aspect ratio, run as stock.
+    As stock run whole numbers, which are rounded; values that are not finite, which a matrix would spread over the
+    whole image; what is cropped or padded to an aspect ratio; and all on a GPU.
     """
     if layer.interpolation != "bilinear" or layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or ranks != (4,):
         return None
@@ -27,7 +29,7 @@ def resizing(layer, dtype, ranks):
         return F.interpolate(unit, (wanted, side), mode="bilinear", antialias=layer.antialias)[0, 0].T
 
     def run(training, x):
-        if not x.is_floating_point():
+        if x.device.type != "cpu" or not x.is_floating_point() or not math.isfinite(x.detach().sum()):
             return stock_call(layer, x)
         x = cast(x, dtype)
         rows = torch.einsum("nhwc,ho->nowc", x, matrix(x.shape[1], layer.height, x.device))

@@ -29,7 +29,7 @@ def separable_conv2d(layer, dtype, ranks):
 
     def run(training, x):
         pointwise = _oihw(layer.pointwise_kernel._value).to(dtype)
-        return activate(F.conv2d(spread(x, None), pointwise, bias_of(layer, dtype)))
+        return activate(F.conv2d(spread(x, None), pointwise, _bias(layer, dtype)))
 
     return Kernel(run, overwritable=is_linear(layer.activation))
 
@@ -38,7 +38,7 @@ def _convolution(layer, dtype, kernel, to_torch, groups, padding=0):
     convolve, activate = _convolving(layer, dtype, kernel, to_torch, groups, padding), fused(layer.activation)
     padded = functools.partial(_convolution, layer, dtype, kernel, to_torch, groups)
     return Kernel(
-        lambda training, x: activate(convolve(x, bias_of(layer, dtype))),
+        lambda training, x: activate(convolve(x, _bias(layer, dtype))),
         overwritable=is_linear(layer.activation),
         padded=padded if layer.padding == "valid" else None,
     )
@@ -55,6 +55,10 @@ def _convolving(layer, dtype, kernel, to_torch, groups, given_padding=0):
         return F.conv2d(x, weight, bias, strides, padding, dilation, groups)
 
     return convolve
+
+
+def _bias(layer, dtype):
+    return bias_of(layer, dtype) if layer.use_bias else None
 
 
 def _oihw(kernel):

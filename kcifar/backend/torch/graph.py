@@ -92,19 +92,19 @@ class _LayerCall(NativeCall):
 
     def __init__(self, layer):
         super().__init__(layer)
-        self._layer = layer
         self._read = configuration(layer)
         self._known = None
 
     def __call__(self, inputs, *args, training=None, **rest):
         if args:
-            return stock_call(self._layer, inputs, *args, **rest)
+            given = rest if training is None else rest | {"training": training}
+            return stock_call(self.of, inputs, *args, **given)
         known = self._read()
         if known != self._known:
-            self._known, self._kernel = known, _kernel_by_spec(self._layer)
+            self._known, self._kernel = known, _kernel_by_spec(self.of)
         if self._kernel is None or must_run_as_stock() or any(value is not None for value in rest.values()):
-            own = {"training": training} if self._layer._call_has_training_arg else {}
-            return stock_call(self._layer, inputs, **own, **rest)
+            own = {"training": training} if self.of._call_has_training_arg else {}
+            return stock_call(self.of, inputs, **own, **rest)
         if self._kernel.stock_layout:
             return self._kernel.run(training, inputs)
         return channels_last(self._kernel.run(training, channels_first(inputs)))
@@ -122,7 +122,6 @@ class Program(NativeCall):
 
     def __init__(self, model):
         super().__init__(model)
-        self._model = model
         self._translate(model)
 
     @property
@@ -134,7 +133,7 @@ class Program(NativeCall):
     def _follow_changes(self):
         """Translates anew where a layer is not what it was."""
         if any(read() != known for read, known in self._configurations):
-            self._translate(self._model)
+            self._translate(self.of)
             for layer, call in self.others:
                 layer.call = call
 
@@ -168,7 +167,7 @@ class Program(NativeCall):
         self._calls = [(*call, dead) for call, dead in zip(self._calls, self._last_uses(), strict=True)]
 
     def __call__(self, inputs, training=None, mask=None, **context):
-        model = self._model
+        model = self.of
         plain = mask is None and all(value is None for value in context.values())
         if not plain or not _is_graph(model) or must_run_as_stock():
             return stock_call(model, inputs, training=training, mask=mask, **context)
@@ -179,7 +178,7 @@ class Program(NativeCall):
 
     def takes(self, inputs):
         """Whether inputs are tensors of the model's shapes, so that Keras has nothing to check or to change."""
-        given, expected = tree.flatten(inputs), self._model._inputs
+        given, expected = tree.flatten(inputs), self.of._inputs
         return len(given) == len(expected) and all(map(_has_shape_of, given, expected))
 
     def run(self, inputs, training):
@@ -201,13 +200,13 @@ class Program(NativeCall):
             del result
             for slot in dead:
                 values[slot] = None
-        outputs = tree.pack_sequence_as(self._model._outputs_struct, [values[slot] for slot in self._outputs])
+        outputs = tree.pack_sequence_as(self.of._outputs_struct, [values[slot] for slot in self._outputs])
         return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
     def _tensors(self, inputs):
-        if torch.is_tensor(inputs) and len(self._inputs) == 1 and inputs.ndim == len(self._model._inputs[0].shape):
-            return [ops.convert_to_tensor(inputs, self._model._inputs[0].dtype)]
-        return self._model._standardize_inputs(inputs)
+        if torch.is_tensor(inputs) and len(self._inputs) == 1 and inputs.ndim == len(self.of._inputs[0].shape):
+            return [ops.convert_to_tensor(inputs, self.of._inputs[0].dtype)]
+        return self.of._standardize_inputs(inputs)
 
     def _add(self, node):
         tensors, kernel = node.input_tensors, _kernel_of_node(node)

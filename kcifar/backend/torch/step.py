@@ -13,7 +13,8 @@ from kcifar.backend.torch.graph import Program, must_run_as_stock
 from kcifar.backend.torch.kernels import has_hooks
 
 _PARTS = ("__call__", "compute_loss", "_compute_loss", "compute_metrics", "get_metrics_result", "zero_grad")
-_KERAS = {name: getattr(keras.Model, name) for name in (*_PARTS, "train_step", "test_step")}
+# None where this Keras has no such method: then `accelerate` finds that out.
+_KERAS = {name: getattr(keras.Model, name, None) for name in (*_PARTS, "train_step", "test_step")}
 
 
 def native_parts(model):
@@ -103,18 +104,19 @@ class Step:
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """`compute_loss` of the model."""
         model = self._model
-        native = _native_loss(model._compile_loss) if _is_plain(y, y_pred, sample_weight) else None
+        plain = _is_plain(y, y_pred, sample_weight) and self.follows_keras("compute_loss")
+        native = _native_loss(model._compile_loss) if plain else None
         if native is None or _adds_losses(model):
-            return _KERAS["compute_loss"](model, x, y, y_pred, sample_weight, training)
+            return type(model).compute_loss(model, x, y, y_pred, sample_weight, training)
         return native(ops.convert_to_tensor(y), y_pred)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """`compute_metrics` of the model: all metrics so far, by name."""
         model = self._model
-        plain = _is_plain(y, y_pred, sample_weight) and not _is_distributed()
+        plain = _is_plain(y, y_pred, sample_weight) and self.follows_keras("compute_metrics") and not _is_distributed()
         native = _native_metrics(model, model._compile_metrics) if plain else None
         if native is None:
-            return _KERAS["compute_metrics"](model, x, y, y_pred, sample_weight)
+            return type(model).compute_metrics(model, x, y, y_pred, sample_weight)
         with torch.no_grad():
             return native(ops.convert_to_tensor(y), y_pred)
 

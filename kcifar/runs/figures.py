@@ -52,6 +52,7 @@ def draw_curves(axes, rows, quantity, selected_on):
         axes.plot(epochs, [row["loss"] for row in rows], **running)
     axes.set(xlabel="epoch", ylabel="accuracy in %" if quantity == "accuracy" else "loss", xlim=(0.5, len(rows) + 0.5))
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.ticklabel_format(axis="y", useOffset=False)  # near 100 % it would be read as near 0
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -126,6 +126,7 @@ def comparison(runs, column):
             axes.plot([row["epoch"] for row in rows], [100 * row[column] for row in rows], **style)
             most = max(most, len(rows))
     axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(0.5, most + 0.5))
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=columns)
     return figure

@@ -16,9 +16,10 @@ from kcifar.backend.torch.device import (
     use_device,
 )
 from kcifar.backend.torch.gradients import gradients, hessian_product, pass_state, train_step
-from kcifar.backend.torch.graph import absent_of_torch, native_calls
+from kcifar.backend.torch.graph import native_calls
 from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory
+from kcifar.backend.torch.onlookers import absent_of_torch
 from kcifar.backend.torch.onnx import write_onnx
 from kcifar.backend.torch.step import native_parts
 from kcifar.backend.torch.updates import update_adam, update_sgd

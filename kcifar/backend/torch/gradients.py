@@ -91,8 +91,9 @@ def train_step(model, gradients_and_figures, data):
         data: what Keras gives to `train_step`.
     """
     found, figures = gradients_and_figures(data)
-    for variable, gradient in zip(model.trainable_variables, found, strict=True):
+    variables = model.trainable_variables
+    for variable, gradient in zip(variables, found, strict=True):
         variable.value.grad = gradient  # where those look who log gradients
     with torch.no_grad():
-        model.optimizer.apply(found, model.trainable_variables)
+        model.optimizer.apply(found, variables)
     return figures

@@ -1,7 +1,6 @@
 """A model's forward pass with native kernels, put on from outside."""
 
 import collections
-import operator
 
 import keras
 import torch
@@ -11,6 +10,7 @@ from kcifar.backend import keras_internals
 from kcifar.backend.keras_internals import Functional
 from kcifar.backend.torch.kernel import NativeCall, channels_first, channels_last, in_place, stock_call
 from kcifar.backend.torch.kernels import configuration, kernel_of, may_have_kernel, own_call
+from kcifar.backend.torch.onlookers import must_run_as_stock
 
 
 def native_calls(layer):
@@ -33,52 +33,11 @@ def native_calls(layer):
 
 
 _FUNCTIONAL_CALL = getattr(Functional, "call", None)
-_LAYER_CALL = keras.Layer.__call__
-_INTERNALS = (
-    "_C._functorch.peek_interpreter_stack",
-    "_C._len_torch_dispatch_stack",
-    "autograd.forward_ad._current_level",
-    "nn.modules.module._has_any_global_hook",
-)
 
 
 def _is_graph(model):
     """Whether it is a functional model with Keras's own `call`."""
     return isinstance(model, Functional) and type(model).call is _FUNCTIONAL_CALL
-
-
-def absent_of_torch():
-    """What `must_run_as_stock` needs and this torch does not have: a list of names."""
-    return [f"torch.{name}" for name in _INTERNALS if not _has(torch, name)]
-
-
-def _has(place, name):
-    try:
-        operator.attrgetter(name)(place)
-    except AttributeError:
-        return False
-    return True
-
-
-def must_run_as_stock():
-    """Whether somebody looks on who has to see each layer, or to whom native calls say nothing, or other things.
-
-    That is where variables have other values than their own, in a stateless scope and while shapes are inferred; inside
-    torch.compile, torch.export, torch.func, forward-mode differentiation, torch.autocast and modes of torch's
-    dispatcher, as of tracing; and where a hook of torch is on all modules, or Keras's calling of layers was replaced.
-    """
-    return (
-        keras_internals.in_stateless_scope()
-        or keras_internals.infers_shapes()
-        or torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch.is_autocast_enabled("cpu")
-        or torch.is_autocast_enabled("cuda")
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch.nn.modules.module._has_any_global_hook()
-        or keras.Layer.__call__ is not _LAYER_CALL
-    )
 
 
 def _kernel_by_spec(layer):

@@ -114,10 +114,9 @@ def _batch_normalization(layer, dtype, ranks):
     def run(training, x):
         moving = layer.moving_mean._value, layer.moving_variance._value
         learns = training and layer.trainable
-        # Of one value a channel, or none, torch knows no statistics; of statistics no gradient.
-        if (learns and x.numel() <= x.shape[1]) or (
-            not learns and (moving[0].requires_grad or moving[1].requires_grad)
-        ):
+        # Of one value a channel, or none, torch knows no statistics; by statistics that it is given no gradient.
+        unknown = x.numel() <= x.shape[1] if learns else any(statistic.requires_grad for statistic in moving)
+        if unknown:
             return channels_first(stock_call(layer, channels_last(x), training=training).to(dtype))
         x = x.to(dtype)
         gamma = layer.gamma._value if layer.scale else torch.ones_like(moving[0])

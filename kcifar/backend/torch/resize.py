@@ -24,16 +24,16 @@ def resizing(layer, dtype, ranks):
 
     @functools.cache
     @torch.inference_mode(False)  # kept for calls that gradients go through
-    def matrix(side, wanted, device):
-        unit = torch.eye(side, dtype=dtype, device=device)[None, None]
+    def matrix(side, wanted):
+        unit = torch.eye(side, dtype=dtype, device="cpu")[None, None]
         return F.interpolate(unit, (wanted, side), mode="bilinear", antialias=layer.antialias)[0, 0].T
 
     def run(training, x):
         if x.device.type != "cpu" or not x.is_floating_point() or not math.isfinite(x.detach().sum()):
             return stock_call(layer, x)
         x = cast(x, dtype)
-        rows = torch.einsum("nhwc,ho->nowc", x, matrix(x.shape[1], layer.height, x.device))
-        return torch.einsum("nhwc,wo->nhoc", rows, matrix(x.shape[2], layer.width, x.device))
+        rows = torch.einsum("nhwc,ho->nowc", x, matrix(x.shape[1], layer.height))
+        return torch.einsum("nhwc,wo->nhoc", rows, matrix(x.shape[2], layer.width))
 
     return Kernel(run, stock_layout=True)
 

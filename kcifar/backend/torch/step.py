@@ -9,8 +9,9 @@ from keras import losses, metrics, ops, tree
 from keras.utils import unpack_x_y_sample_weight
 
 from kcifar.backend import keras_internals
-from kcifar.backend.torch.graph import Program, must_run_as_stock
+from kcifar.backend.torch.graph import Program
 from kcifar.backend.torch.kernels import has_hooks
+from kcifar.backend.torch.onlookers import must_run_as_stock
 
 _PARTS = ("__call__", "compute_loss", "_compute_loss", "compute_metrics", "get_metrics_result", "zero_grad")
 # None where this Keras has no such method: then `accelerate` finds that out.

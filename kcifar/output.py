@@ -12,6 +12,11 @@ def say(text):
         drop_output()
 
 
+def warn(text):
+    """Prints a warning on stderr, in a line."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def drop_output():
     """Sends all further output to nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

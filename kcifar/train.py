@@ -1,6 +1,7 @@
 """Train a CIFAR-10 classifier from a recipe."""
 
 import argparse
+import functools
 import sys
 
 from kcifar.commands import add_device_option, run_command, start
@@ -107,6 +108,7 @@ def _train(options):
 
     from kcifar.experiment import own_parts
     from kcifar.runs import folder
+    from kcifar.runs.lock import writing
 
     planned = _planned(recipe)
     seeds_row = [("seeds", f"{seeds[0]} to {seeds[-1]}, one after another")] if seeds else []
@@ -115,10 +117,11 @@ def _train(options):
         if options.out:
             _draw(planned, folder.make(options.out))
         return
-    out = options.out or folder.free_path("runs", f"{path.stem}-seed{recipe.seed}")
-    run = folder.create(out, recipe, path.read_bytes(), planned.dataset)
-    own_parts.record(run, recipe, path)
-    _fit(planned, run, options)
+    out = folder.make(options.out or folder.free_path("runs", f"{path.stem}-seed{recipe.seed}")).path
+    with writing(out) as writer:
+        describe = functools.partial(own_parts.record, wanted=recipe, recipe_path=path)
+        run = folder.create(out, recipe, path.read_bytes(), planned.dataset, describe)
+        _fit(planned, run, options, writer)
 
 
 def _resume(options):
@@ -126,18 +129,31 @@ def _resume(options):
 
     run = folder.find(options.resume)
     run.expect_recipe(_load(options)[0] if options.recipe else run.recipe.override(_overrides(options)))
-    recipe = run.recipe
+    if options.dry_run:
+        _show(_plan_again(run, None).describe())
+        return
 
+    from kcifar.runs.lock import writing
+
+    with writing(run.path) as writer:
+        state = run.last.read()
+        has_best = state is not None and run.last.settle_best(state)
+        # The layers that a run never trains are in its best model; what it trains, in last/.
+        start = run.best if has_best and run.best.exists() and run.recipe.pretrained else None
+        planned = _plan_again(run, start)
+        _show(planned.describe())
+        folder.record_resume(run, planned.dataset, from_start=start is None)
+        _fit(planned, run, options, writer)
+
+
+def _plan_again(run, start):
+    """The plan of a run that goes on, from the best model at `start`, or from where it began."""
     from kcifar.experiment import own_parts
 
     own_parts.go_on(run)
-    # The layers that a run never trains are in its best model; what it trains, in last/.
-    planned = _planned(recipe, start=run.best if recipe.pretrained and run.best.exists() else None)
-    own_parts.expect_unchanged(run, recipe)
-    _show(planned.describe())
-    if not options.dry_run:
-        folder.record_resume(run, planned.dataset)
-        _fit(planned, run, options)
+    planned = _planned(run.recipe, start)
+    own_parts.expect_unchanged(run, run.recipe)
+    return planned
 
 
 def _planned(recipe, start=None):
@@ -151,12 +167,12 @@ def _show(rows):
         print(f"{name:<15}{text}")
 
 
-def _fit(planned, run, options):
+def _fit(planned, run, options, writer):
     from kcifar import experiment
 
     say(f"{'run':<15}{run.path}\n")
     try:
-        metrics = experiment.train(planned, run, bool(options.resume), options.progress)
+        metrics = experiment.train(planned, run, bool(options.resume), options.progress, writer)
     except KeyboardInterrupt:
         print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
         raise

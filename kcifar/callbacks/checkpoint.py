@@ -7,10 +7,13 @@ import numpy as np
 from keras import ops
 
 from kcifar.callbacks.early_stopping import better
+from kcifar.checksum import sha256
 from kcifar.data.batches import begin_training_epoch, end_training
 from kcifar.errors import InputError
+from kcifar.output import warn
 from kcifar.runs import generators
-from kcifar.runs.state import load_state, optimizer_of, save_model, save_state
+from kcifar.runs.last import Last
+from kcifar.runs.state import arrays_of, assign, optimizer_of, save_model
 
 
 def after_divergence(epochs):
@@ -25,7 +28,8 @@ class Checkpoint(keras.callbacks.Callback):
     `folder/best.keras` opens in plain Keras, without the optimizer. `folder/last/state.npz` holds weights, moving
     statistics, seeds, optimizer slots (of further optimizers that a model has as attributes too), the state of the
     callbacks named, and that of the global generators of random numbers (Python's, NumPy's, torch's), by which Keras
-    shuffles. Each is written whole or not at all.
+    shuffles; `folder/last/state-previous.npz` is that of the epoch before. Each is written whole or not at all, and
+    tells by its checksum whether it still is.
 
     Put it behind the callbacks whose figures it watches and whose state it saves:
 
@@ -69,6 +73,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.best = None
         self.best_epoch = None
         self.stopped = False
+        self._best_sha256 = None
+        self._last = Last(folder)
         self._sign = -1 if monitor and better(monitor, mode) == "min" else 1
         self._resumed = None  # the record of what `resume` gave, until training begins
         self._first_epoch = None  # the one that training has to begin with
@@ -76,36 +82,65 @@ class Checkpoint(keras.callbacks.Callback):
 
     @property
     def best_path(self):
-        return self.folder / "best.keras"
-
-    @property
-    def state_path(self):
-        return self.folder / "last" / "state.npz"
+        """Of the file of the best model."""
+        return self._last.best
 
     def resume(self, model):
         """Gives the compiled model and the stateful callbacks what was saved last; returns the epochs done.
 
+        Where the newest state is damaged it is the one before, and where best.keras is lost it is made again, if the
+        states that are kept have it; a warning says so.
+
         Raises:
-            InputError: nothing was saved, or it is damaged or of another model.
+            InputError: nothing was saved, or it is damaged or of another model, or best.keras is lost for good.
         """
+        state = self._last.read()
+        if state is None:
+            raise InputError(f"'{self._last.newest}' is missing: nothing to resume from")
+        if state.damaged:
+            warn(f"{state.damaged}: goes on from the state before, behind epoch {state.record['epochs']}")
         for callback in self.stateful:
             callback.set_model(model)  # what it adds to the model's state has to be there
-        record = load_state(self.state_path, model)
+        assign(model, state.arrays, state.path)
+        record = state.record
         if len(record["callbacks"]) != len(self.stateful):
             raise InputError(
-                f"{self.state_path} holds the state of {len(record['callbacks'])} callbacks, but {len(self.stateful)} "
+                f"{state.path} holds the state of {len(record['callbacks'])} callbacks, but {len(self.stateful)} "
                 "are given; expected those that it was saved with (stateful=[…]), in their order"
             )
         self.best, self.best_epoch, self.stopped = record["best"], record["best_epoch"], record["stopped"]
-        for callback, state in zip(self.stateful, record["callbacks"], strict=True):
-            callback.restore(state)
+        self._best_sha256 = record.get("best_sha256")
+        self._last.go_on_from(state)
+        if not self._last.settle_best(state):
+            self._make_best_again(model, state)
+        for callback, saved in zip(self.stateful, record["callbacks"], strict=True):
+            callback.restore(saved)
         self._resumed = record
         return record["epochs"]
+
+    def _make_best_again(self, model, state):
+        """Writes best.keras from the state of its epoch, where that is kept; the model has the state's values after."""
+        kept = (found for found in (state, self._last.read_previous()) if found)
+        of_best = next((found for found in kept if found.record["epochs"] == self.best_epoch), None)
+        if of_best is None:
+            raise InputError(
+                f"'{self._last.best}', of epoch {self.best_epoch}, is lost or damaged, and '{self._last.folder}' has "
+                f"the weights of epoch {state.record['epochs']} alone: start a new run with --out, which gives the same"
+            )
+        warn(f"'{self._last.best}' was lost or damaged: made again from '{of_best.path}'")
+        assign(model, of_best.arrays, of_best.path)
+        self._save_best(model)
+        assign(model, state.arrays, state.path)
+        self._last.save(state.arrays, state.record | {"best_sha256": self._best_sha256})
+
+    def _save_best(self, model):
+        save_model(self.saved or model, self._last.next_best)
+        self._best_sha256 = sha256(self._last.next_best)
 
     def on_train_begin(self, logs=None):
         _expect_savable(self.saved or self.model)
         optimizer_of(self.model)
-        self.state_path.parent.mkdir(parents=True, exist_ok=True)
+        self._last.make()
         resumed, self._resumed = self._resumed, None
         self._first_epoch = resumed and resumed["epochs"]
         if resumed and "generators" in resumed:
@@ -135,17 +170,18 @@ class Checkpoint(keras.callbacks.Callback):
         self._expect_finite(epoch)
         if self._is_best(epoch + 1, logs):
             self.best_epoch = epoch + 1
-            save_model(self.saved or self.model, self.best_path)
+            self._save_best(self.model)
         self.stopped = self.model.stop_training
         record = {
             "epochs": epoch + 1,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "best_sha256": self._best_sha256,
             "stopped": self.stopped,
             "callbacks": [callback.state() for callback in self.stateful],
             "generators": generators.states(),
         }
-        save_state(self.state_path, self.model, record)
+        self._last.save(arrays_of(self.model), record)
 
     def _expect_finite(self, epochs_before):
         """The last step can break weights whose loss nobody has seen yet."""

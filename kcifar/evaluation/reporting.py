@@ -15,7 +15,7 @@ from kcifar.runs.report.reported import Reported
 from kcifar.runs.saved import source_of
 
 
-def write_report(runs, path, source=None, dataset=None):
+def write_report(runs, path, source=None, dataset=None, metrics=None):
     """Writes the report of one run, or of several compared, as one HTML file, whole or not at all.
 
     What the best models predict is kept in the run folders, see `kcifar.evaluation.predictions`.
@@ -27,6 +27,7 @@ def write_report(runs, path, source=None, dataset=None):
             for a model without one.
         dataset: the `kcifar.data.Dataset` that the runs were trained on, where it is loaded already; it may have its
             validation split.
+        metrics: what the `metrics.json` of the one run will hold, where it is not written yet.
 
     Raises:
         InputError: a run has no best model or a damaged file, the runs are not of the same test images and classes, or
@@ -43,7 +44,7 @@ def write_report(runs, path, source=None, dataset=None):
     load = functools.cache(lambda source: dataset or data.load(source))
     datasets = [load(source or run.source or source_of(runs)) for run in runs]
     _expect_comparable(runs, datasets)
-    reported = [_reported(run, of) for run, of in zip(runs, datasets, strict=True)]
+    reported = [_reported(run, of, metrics or records.metrics(run)) for run, of in zip(runs, datasets, strict=True)]
     write_text(path, render(reported, datasets[0].test, datasets[0].class_names, datasets[0].source))
 
 
@@ -57,14 +58,14 @@ def _expect_comparable(runs, datasets):
             )
 
 
-def _reported(run, dataset):
+def _reported(run, dataset, metrics):
     """What the report shows of a run."""
     test = predictions(run, "test", dataset.test)
     own = run.splits(dataset)
     if own is None:
-        return Reported(run, test, not_fitted=run.why_no_splits)
+        return Reported(run, metrics, test, not_fitted=run.why_no_splits)
     if own.validation is None:
-        return Reported(run, test, not_fitted="the run has no validation images")
+        return Reported(run, metrics, test, not_fitted="the run has no validation images")
     validation = predictions(run, "validation", own.validation)
     temperature = best_temperature(validation)
-    return Reported(run, test, validation, temperature, test.tempered(temperature))
+    return Reported(run, metrics, test, validation, temperature, test.tempered(temperature))

@@ -3,6 +3,8 @@
 import resource
 import sys
 
+import keras
+
 from kcifar import backend
 from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
 from kcifar.callbacks.evaluate import Evaluate
@@ -17,7 +19,7 @@ from kcifar.runs import figures
 from kcifar.runs.files import write_json
 
 
-def train(planned, run, resume=False, progress_every=None):
+def train(planned, run, resume=False, progress_every=None, writer=None):
     """Trains what was planned, writes the run folder, and returns what `metrics.json` holds.
 
     Args:
@@ -26,6 +28,7 @@ def train(planned, run, resume=False, progress_every=None):
         resume: go on behind the last epoch that the folder holds, exactly as if the run had not been interrupted;
             from the start where it was interrupted before the first one ended.
         progress_every: batches after which a line is printed; None for a bar on a terminal, a line a minute elsewhere.
+        writer: the `kcifar.runs.lock.Writer` of the folder, where it is shared: training ends where another took it.
 
     Raises:
         InputError: what there is to resume from is damaged; tensorboardX is not installed and the recipe wants it.
@@ -47,13 +50,14 @@ def train(planned, run, resume=False, progress_every=None):
         log,
         tensorboard,
         planned.early_stopping,
+        writer and keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: writer.expect_mine()),
         checkpoint,
         StopOnNaN(),
         LiveCurves(run.figure("curves"), log, recipe.select_on),
         progress,
     ]
 
-    done = checkpoint.resume(model) if resume and checkpoint.state_path.exists() else 0
+    done = checkpoint.resume(model) if resume and run.last.exists else 0
     schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
     figures.save(schedule, run.figure("learning_rate"))
     figures.save(figures.classes(planned.dataset.train, planned.dataset.class_names), run.figure("classes"))
@@ -78,7 +82,7 @@ def train(planned, run, resume=False, progress_every=None):
 
 
 def _finish(planned, run, log, checkpoint, images):
-    """Evaluates the best model on the test split, and writes the figures and `metrics.json`."""
+    """Evaluates the best model on the test split, and writes the figures, the report and, last, `metrics.json`."""
     test, names = planned.dataset.test, planned.dataset.class_names
     result = predictions(run, "test", test)
     selected_on = planned.recipe.select_on
@@ -105,8 +109,8 @@ def _finish(planned, run, log, checkpoint, images):
     }
     if "test_accuracy" in log.rows[-1]:
         metrics["last_test_accuracy"] = log.rows[-1]["test_accuracy"]
+    write_report([run], run.report, dataset=planned.dataset, metrics=metrics)
     write_json(run.metrics, metrics)
-    write_report([run], run.report, dataset=planned.dataset)
     return metrics
 
 

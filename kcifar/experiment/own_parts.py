@@ -20,6 +20,7 @@ from kcifar import recipe
 from kcifar.checksum import sha256
 from kcifar.errors import InputError, nearest, one_line
 from kcifar.runs.files import replacing, write_json
+from kcifar.runs.folder import OWN_PARTS
 
 _PYTHONS_OWN = {Path(sysconfig.get_paths()[name]).resolve() for name in ("stdlib", "platstdlib")}
 _KCIFAR = Path(kcifar.__file__).resolve().parent
@@ -157,7 +158,7 @@ def record(run, wanted, recipe_path):
     files = modules_of(wanted)
     if not files:
         return
-    folder = run.path / "own_parts"
+    folder = run.path / OWN_PARTS
     folder.mkdir(exist_ok=True)
     for name, path in files.items():
         with replacing(folder / f"{name}.py") as temporary:
@@ -183,7 +184,7 @@ def expect_unchanged(run, wanted):
         path = files.get(name)
         if path is None or sha256(path) != known["sha256"]:
             now = f"'{path}' is another now" if path else f"'{known['path']}' is not imported any more"
-            kept = run.path / "own_parts" / f"{name}.py"
+            kept = run.path / OWN_PARTS / f"{name}.py"
             raise InputError(
                 f"'{run.path}' was made with the module '{name}', and {now}: put back what is in {kept}, or start a "
                 "new run"
@@ -208,4 +209,4 @@ def _recorded(run):
 
 
 def _list_of(run):
-    return run.path / "own_parts" / "modules.json"
+    return run.path / OWN_PARTS / "modules.json"

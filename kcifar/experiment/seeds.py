@@ -54,24 +54,28 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None):
     runs = {seed: folder.RunFolder(out / f"seed{seed}") for seed in seeds}
     for seed, run in runs.items():
         resolved = recipe.load(path).override([*overrides, f"seed={seed}"])
-        if run.recipe_json.exists():
+        if run.begun:
             run.expect_recipe(resolved)
     for place, (seed, run) in enumerate(runs.items(), start=1):
         say(f"{'' if place == 1 else chr(10)}seed {seed}, {place} of {len(runs)}: {_state(run)}")
-        if not run.metrics.exists():
+        if not _is_done(run):
             _train(run, path, [*overrides, f"seed={seed}"], progress_every)
     say(f"\n{_summary(runs)}\nlet them vote: python -m kcifar.vote {out}")
     return out
 
 
+def _is_done(run):
+    return run.ended and run.report.exists()  # earlier versions wrote the report last
+
+
 def _state(run):
-    if run.metrics.exists():
+    if _is_done(run):
         return f"{run.path} is done, {_accuracy(run):.2%} on test"
-    return f"{run.path} goes on" if run.recipe_json.exists() else f"{run.path}"
+    return f"{run.path} goes on" if run.begun else f"{run.path}"
 
 
 def _train(run, path, overrides, progress_every):
-    what = ["--resume", str(run.path)] if run.recipe_json.exists() else [str(path), *overrides, "--out", str(run.path)]
+    what = ["--resume", str(run.path)] if run.begun else [str(path), *overrides, "--out", str(run.path)]
     progress = [] if progress_every is None else ["--progress", str(progress_every)]
     process = subprocess.Popen([sys.executable, "-m", "kcifar.train", *what, *progress])
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,8 @@ UNFINISHED = ".kcifar-"
 def replacing(path):
     """Gives a temporary path beside `path`, with the same suffix, and renames it over `path` if the block succeeds.
 
-    So a reader, or a run that is killed or fills the disk, sees the old file or the new one, never a part.
+    So a reader, or a run that is killed or fills the disk, sees the old file or the new one, never a part; and so does
+    who comes back after a power cut: what was written is on the disk before it has its name, and then its folder is.
     """
     path = Path(path)
     try:
@@ -26,11 +28,47 @@ def replacing(path):
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def rename(path, new):
+    """Renames a file within its file system, over one that is there; on the disk when this returns."""
+    os.replace(path, new)
+    for folder in {Path(path).parent, Path(new).parent}:
+        _sync(folder)
+
+
+def link(path, new):
+    """Gives a file a second name, over one that is there; where the file system has no links, to a copy of it."""
+    with replacing(new) as temporary:
+        os.unlink(temporary)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+
+
+def _sync(path):
+    """Waits until a file, or the names in a folder, are on the disk; for folders where the system can."""
+    if os.path.isdir(path):
+        with contextlib.suppress(OSError):
+            _fsync(path, os.O_RDONLY)
+    else:
+        _fsync(path, os.O_RDWR)
+
+
+def _fsync(path, flags):
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder):

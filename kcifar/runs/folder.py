@@ -19,12 +19,22 @@ from kcifar.errors import InputError, some
 from kcifar.recipe import Recipe
 from kcifar.runs.commit import commit
 from kcifar.runs.files import UNFINISHED, remove_leftovers, replacing, write_json, write_text
+from kcifar.runs.last import Last
+from kcifar.runs.lock import LOCK
+
+OWN_PARTS = "own_parts"
+"""The folder in a run's where the modules are kept that it was made with."""
 
 _PREVIEWS = ("classes", "transforms")
 
 
 class RunFolder:
-    """A run's folder. Its files are attributes; every one is written whole or not at all."""
+    """A run's folder. Its files are attributes; every one is written whole or not at all.
+
+    What tells how far a run is: it has begun where `recipe.json` is there, which is written when all else is that
+    describes it; its epochs are those of the newest state in `last` that is whole; it has ended where `metrics.json` is
+    there, which is written when all else is that its end gives.
+    """
 
     why_no_splits = "the data given are not those that the run was trained on"
 
@@ -37,13 +47,14 @@ class RunFolder:
         self.metrics = self.path / "metrics.json"
         self.best = self.path / "best.keras"
         self.report = self.path / "report.html"
+        self.last = Last(self.path)
 
     def expect_best(self):
-        """The path of the best model. Raises InputError where there is none yet."""
+        """The path of the best model. Raises InputError where there is none."""
         if not self.best.is_file():
+            why = "it was lost" if self.ended or self.last.exists else "its first epoch has not ended"
             raise InputError(
-                f"'{self.path}' has no best.keras, which its first epoch leaves; go on with "
-                f"python -m kcifar.train --resume {self.path}"
+                f"'{self.path}' has no best.keras ({why}); go on with python -m kcifar.train --resume {self.path}"
             )
         return self.best
 
@@ -91,6 +102,11 @@ class RunFolder:
         return self.recipe.select_on
 
     @property
+    def begun(self):
+        """Whether there is a run to go on with."""
+        return self.recipe_json.is_file()
+
+    @property
     def ended(self):
         """Whether its training is over."""
         return self.metrics.exists()
@@ -122,55 +138,69 @@ def _fingerprint(dataset, fraction, seed):
     return _split(dataset, fraction, seed).fingerprint()
 
 
-def create(path, recipe, source, dataset):
-    """Makes the folder of a new run, with `recipe.py`, `recipe.json` and `environment.json`.
+def create(path, recipe, source, dataset, describe=None):
+    """Makes the folder of a new run, with `recipe.py`, `environment.json` and, last, `recipe.json`.
 
     Args:
         path: of a folder that `make` takes.
         recipe: resolved.
         source: of the recipe's file, bytes.
         dataset: the `kcifar.data.Dataset` that it trains on.
+        describe: called with the run before `recipe.json` is written, to add more that describes it.
 
     Raises:
         InputError: there is something at `path`, or nothing can be written there.
     """
+    run = make(path)
     try:
-        run = make(path)
+        remove_leftovers(run.path)
         for name in _PREVIEWS:
             run.figure(name).unlink(missing_ok=True)  # perhaps of another recipe
         with replacing(run.recipe_source) as temporary:
             Path(temporary).write_bytes(source)
-        write_text(run.recipe_json, recipe.to_json())
         write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})
+        if describe:
+            describe(run)
+        write_text(run.recipe_json, recipe.to_json())
     except OSError as error:
-        raise InputError(f"cannot write the run to '{path}': {error.strerror or error}; choose another --out") from None
+        raise _not_written(path, error) from None
     return run
+
+
+def _not_written(path, error):
+    return InputError(f"cannot write the run to '{path}': {error.strerror or error}; choose another --out")
 
 
 def make(path):
     """The folder of a run that is to come; there may be the picture of its transforms in it.
 
     Raises:
-        InputError: there is something else at `path`.
+        InputError: there is something else at `path`, or no folder can be made there.
     """
     run = RunFolder(path)
     if run.path.exists() and (not run.path.is_dir() or _holds_more(run)):
-        kind = "a run: go on with --resume, or" if run.recipe_json.exists() else "no empty folder:"
+        kind = "a run: go on with --resume, or" if run.begun else "no empty folder:"
         raise InputError(f"'{path}' is already there and {kind} choose another --out")
-    run.path.mkdir(parents=True, exist_ok=True)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from None
     return run
 
 
 def _holds_more(run):
     """Whether there is more than a picture of transforms, and what a run left that was killed as it was made."""
-    begun = set() if run.recipe_json.exists() else {run.recipe_source, *run.path.glob(f"{UNFINISHED}*")}
-    return bool(set(run.path.iterdir()) - set(map(run.figure, _PREVIEWS)) - begun)
+    if run.begun:
+        return True
+    of_kcifar = {run.recipe_source, run.environment, run.path / OWN_PARTS, run.path / LOCK}
+    unfinished = run.path.glob(f"{UNFINISHED}*")
+    return bool(set(run.path.iterdir()) - set(map(run.figure, _PREVIEWS)) - of_kcifar - set(unfinished))
 
 
 def find(path, expected="a folder that kcifar.train wrote"):
     """The run at `path`. Raises InputError where there is none; it says what was expected."""
     run = RunFolder(path)
-    if not run.recipe_json.is_file():
+    if not run.begun:
         raise InputError(f"'{path}' is no run ({_instead(run.path)}); expected {expected}")
     return run
 
@@ -179,6 +209,8 @@ def _instead(path):
     """What there is at the path, where it is no run."""
     if not path.is_dir():
         return "it is a file" if path.exists() else "there is nothing"
+    if (path / "environment.json").is_file():
+        return "it was ended before it began: give the same command again that made it"
     below = sorted(path.glob("*/recipe.json")) or sorted(path.glob("*/*/recipe.json"))
     return f"it has no recipe.json, but there is the run {below[0].parent}" if below else "it has no recipe.json"
 
@@ -215,8 +247,11 @@ def free_path(parent, name):
     return path
 
 
-def record_resume(run, dataset):
+def record_resume(run, dataset, from_start):
     """Adds the environment that a run goes on in to its `environment.json`.
+
+    Args:
+        from_start: whether it needs the weights that it started from.
 
     Raises:
         InputError: the data differ, or the weights that it started from.
@@ -229,7 +264,7 @@ def record_resume(run, dataset):
     now = environment(dataset)
     if now["data_sha256"] != images:
         raise InputError(f"'{run.path}' was trained on other images ({written['data']}), these are {now['data']}")
-    if not run.best.exists() and _weights(run.recipe) != weights:  # it is as at the start
+    if from_start and _weights(run.recipe) != weights:
         raise InputError(
             f"'{run.path}' started from other weights than {run.recipe.pretrained} are now: start a new run with --out"
         )

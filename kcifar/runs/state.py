@@ -1,14 +1,12 @@
-"""All that exact resume needs, in one file: weights, moving statistics, seeds, optimizer slots, callbacks, log."""
+"""What of a model is saved: for others to open, and all that training changes, for an exact resume."""
 
-import contextlib
 import json
 import zipfile
 
 import keras
-import numpy as np
 from keras import ops
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, some
 from kcifar.runs.files import replacing
 
 _CLASS_NAMES = "class_names.json"
@@ -34,35 +32,24 @@ def class_names_in(path):
         return tuple(json.loads(archive.read(_CLASS_NAMES))) if _CLASS_NAMES in archive.namelist() else None
 
 
-def save_state(path, model, record):
-    """Writes the model's and optimizer's variables, and `record`, whole or not at all.
+def arrays_of(model):
+    """The values of all that training changes, by name: the model's variables, seeds among them, and the optimizer's.
 
     Args:
-        path: of an `.npz` file.
         model: a compiled model with a built optimizer.
-        record: what else is to be kept, as JSON can hold it, and NumPy arrays anywhere in it.
     """
-    arrays = {key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}
-    inside = {}
-
-    def apart(array):
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"a callback's state holds {array!r:.60}; expected what JSON can hold, or NumPy arrays")
-        key = f"record_{len(inside)}"
-        inside[key] = array
-        return {"array": key}
-
-    text = np.frombuffer(json.dumps(record, default=apart).encode(), np.uint8)
-    with replacing(path) as temporary:
-        np.savez(temporary, record=text, **arrays, **inside)
+    return {key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}
 
 
-def load_state(path, model):
-    """Gives the model and its optimizer the values that `save_state` wrote, and returns the record.
+def assign(model, arrays, where):
+    """Gives the model and its optimizer the values that `arrays_of` gave.
+
+    Args:
+        where: the arrays come from, for the message.
 
     Raises:
-        InputError: the model is not compiled, or an optimizer that it has beside is not built; the file is missing,
-            damaged, or of another model or optimizer. Nothing is changed then.
+        InputError: the model is not compiled, or an optimizer that it has beside is not built; the arrays are of
+            another model or optimizer. Nothing is changed then.
     """
     optimizer_of(model).build(model.trainable_variables)
     for name, optimizer in _further_optimizers(model):
@@ -72,19 +59,16 @@ def load_state(path, model):
                 f"model.{name}.build(variables) with those that it trains"
             )
     variables = _variables(model)
-    with _opened(path) as arrays:
-        saved = {key: arrays[key] for key in arrays.files if not key.startswith("record")}
-        record = json.loads(
-            arrays["record"].tobytes(), object_hook=lambda found: arrays[found["array"]] if "array" in found else found
-        )
     # A schedule takes the place of the learning rate's variable when training begins.
-    unmatched = (set(variables) ^ set(saved)) - {"learning_rate"}
-    reshaped = [key for key in set(variables) & set(saved) if tuple(variables[key].shape) != saved[key].shape]
+    unmatched = (set(variables) ^ set(arrays)) - {"learning_rate"}
+    shared = sorted(set(variables) & set(arrays))
+    reshaped = [key for key in shared if tuple(variables[key].shape) != arrays[key].shape]
     if unmatched or reshaped:
-        raise InputError(f"{path}: saved from another model or optimizer ({sorted(unmatched) + reshaped} differ)")
-    for key in set(variables) & set(saved):
-        variables[key].assign(saved[key])
-    return record
+        raise InputError(
+            f"{where}: saved from another model or optimizer ({some(sorted(unmatched) + reshaped)} differ)"
+        )
+    for key in shared:
+        variables[key].assign(arrays[key])
 
 
 def _variables(model):
@@ -109,16 +93,3 @@ def optimizer_of(model):
     if getattr(model, "optimizer", None) is None:
         raise InputError(f"the model '{model.name}' has no optimizer, whose state is kept too: compile it first")
     return model.optimizer
-
-
-@contextlib.contextmanager
-def _opened(path):
-    with contextlib.ExitStack() as stack:
-        try:
-            # Opened here, since NumPy leaves the file open where it cannot read it.
-            arrays = stack.enter_context(np.load(stack.enter_context(open(path, "rb"))))
-        except FileNotFoundError:
-            raise InputError(f"'{path}' is missing: nothing to resume from") from None
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"'{path}' is damaged ({error}): start a new run") from None
-        yield arrays

@@ -92,6 +92,17 @@ def test_two_epochs_and_two_more_are_four(data, tmp_path):
     assert later == {name: values[2:] for name, values in logs.items()}
 
 
+def test_of_a_damaged_state_the_one_before_is_taken(tmp_path, capsys):
+    whole, _ = trained(tmp_path / "whole", of_batches, CopyAfter(3, tmp_path / "whole", tmp_path / "killed"))
+    (tmp_path / "killed" / "last" / "state.npz").write_bytes(b"PK")
+    parts, later = trained(tmp_path / "killed", of_batches, again=True)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(later["loss"]) == 2
+    assert "state.npz' is damaged" in (line := capsys.readouterr().err)
+    assert line.endswith(": goes on from the state before, behind epoch 2\n")
+
+
 class Gives(keras.callbacks.Callback):
     """Puts a figure of each epoch into the log."""
 
@@ -116,6 +127,32 @@ def test_a_resumed_training_knows_its_best_epoch(tmp_path):
     train(model, checkpoint, initial_epoch=checkpoint.resume(model), epochs=4)
     assert (checkpoint.best_epoch, checkpoint.best) == (2, 0.9)
     assert (tmp_path / "best.keras").read_bytes() == best
+
+
+@pytest.mark.parametrize("figures", [[0.1, 0.2, 0.9], [0.1, 0.9, 0.2], [0.9, 0.1, 0.2]])
+def test_a_lost_best_model_is_made_again_where_its_weights_are_kept(figures, tmp_path, capsys):
+    def new():
+        return new_model(), Checkpoint(tmp_path, "figure", mode="max")
+
+    model, checkpoint = new()
+    model.fit(**of_batches(), epochs=3, callbacks=[Gives(figures), checkpoint], verbose=0)
+    best = keras.saving.load_model(checkpoint.best_path).get_weights()
+    checkpoint.best_path.write_bytes(b"no model")
+    (tmp_path / "last" / "best-previous.keras").unlink(missing_ok=True)
+    again, checkpoint = new()
+    if figures[0] != max(figures):
+        assert checkpoint.resume(again) == 3
+        assert "was lost or damaged: made again from" in capsys.readouterr().err
+        again, checkpoint = new()
+        assert checkpoint.resume(again) == 3
+        assert capsys.readouterr().err == ""
+        for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        for one, other in zip(best, keras.saving.load_model(checkpoint.best_path).get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    else:
+        with pytest.raises(InputError, match=r"of epoch 1, is lost or damaged, .* the weights of epoch 3 alone"):
+            checkpoint.resume(again)
 
 
 def test_batches_count_by_themselves_when_training_is_over_or_was_interrupted(tmp_path):

@@ -1,5 +1,6 @@
 """Parts of anybody's in recipes: a whole run and its resume, what is recorded, and everything that can be wrong."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -14,7 +15,7 @@ from kcifar.evaluate import main as evaluate
 from kcifar.experiment import components, own_parts, plan, train
 from kcifar.recipe import Component, load
 from kcifar.runs import folder
-from kcifar.runs.state import load_state
+from kcifar.runs.state import assign
 from kcifar.train import main
 
 NETS = """
@@ -146,14 +147,14 @@ def test_a_run_of_own_parts_is_killed_and_resumed_to_the_same_bits(project, caps
     whole = folder.find("whole")
 
     recipe = load(where / "mine.py")
-    cut = folder.create("cut", recipe, b"", data.load(recipe.data).split_validation(0.2))
-    own_parts.record(cut, recipe, where / "mine.py")
+    record = functools.partial(own_parts.record, wanted=recipe, recipe_path=where / "mine.py")
+    cut = folder.create("cut", recipe, b"", data.load(recipe.data).split_validation(0.2), record)
     interrupted(recipe, cut)
     assert main(["--resume", "cut"]) == 0
     assert cut.log.read_bytes() == whole.log.read_bytes()
     for states in (whole, cut):
         states.planned = plan(recipe)
-        load_state(states.path / "last" / "state.npz", states.planned.model)
+        assign(states.planned.model, states.last.read().arrays, states.path)
     for one, other in zip(whole.planned.model.variables, cut.planned.model.variables, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
     assert whole.log.read_text().splitlines()[-1].endswith(",12.0")  # batches of Count: 3 epochs of 4

@@ -235,9 +235,10 @@ def test_the_environment_says_which_weights(images, tmp_path):
     written = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert written["pretrained_sha256"] == hashlib.sha256((tmp_path / "start.weights.h5").read_bytes()).hexdigest()
     models.build("resnet20", seed=1).save_weights(tmp_path / "start.weights.h5")
-    (tmp_path / "run" / "best.keras").unlink()  # as before the first epoch has ended
+    run, dataset = folder.find(tmp_path / "run"), data.load(str(images)).split_validation(0.25, SEED)
     with pytest.raises(InputError, match="started from other weights"):
-        folder.record_resume(folder.find(tmp_path / "run"), data.load(str(images)).split_validation(0.25, SEED))
+        folder.record_resume(run, dataset, from_start=True)
+    folder.record_resume(run, dataset, from_start=False)
 
 
 @pytest.mark.once
@@ -252,7 +253,7 @@ def test_a_run_goes_on_without_the_file_that_it_started_from(images, tmp_path):
         experiment.plan(wanted)
     run = folder.find(tmp_path / "run")
     planned = experiment.plan(wanted, run.best)
-    folder.record_resume(run, planned.dataset)
+    folder.record_resume(run, planned.dataset, from_start=False)
     resumed = experiment.train(planned, run, resume=True)
     with open(run.log, encoding="utf-8") as file:
         assert [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)] == rows

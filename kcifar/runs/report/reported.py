@@ -13,6 +13,7 @@ class Reported:
 
     Args:
         run: its folder; or a `kcifar.runs.saved.SavedModel`, whose metrics, rows, environment and recipe are empty.
+        metrics: what its `metrics.json` holds; {} where the run has not ended.
         test: `kcifar.evaluation.scores.Scores` on the test images.
         validation: those on the validation images; None where there are none, or others than it was trained without.
         temperature: fitted on validation; None with `validation`.
@@ -21,16 +22,12 @@ class Reported:
     """
 
     run: RunFolder
+    metrics: dict
     test: object
     validation: object = None
     temperature: float | None = None
     tempered: object = None
     not_fitted: str = ""
-
-    @functools.cached_property
-    def metrics(self):
-        """What `metrics.json` holds; {} where the run has not ended."""
-        return records.metrics(self.run)
 
     @functools.cached_property
     def rows(self):

@@ -1,14 +1,12 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
-import contextlib
 import os
 import re
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from kcifar.errors import InputError
+from kcifar.interrupts import EXIT_CODE, end_with_stdin, exit_at_once, interrupts
 from kcifar.output import drop_output
 
 # Lets large tensors lie in pages of 2 MB. On a CPU, XLA takes its memory from the system anew in each step: by small
@@ -27,9 +25,13 @@ def use_huge_pages():
 
 
 def start(main):
-    """Runs a command's `main` as a program does; its exit code."""
+    """Runs a command's `main` as a program does; its exit code. What was interrupted ends at once."""
     use_huge_pages()
-    return main()
+    interrupts.owns_process = True
+    code = main()
+    if code == EXIT_CODE:
+        exit_at_once()
+    return code
 
 
 def add_import_option(parser):
@@ -48,11 +50,12 @@ def run_command(parser, work, arguments=None):
     """Parses the arguments and calls `work(options)`.
 
     Returns:
-        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C and SIGTERM.
+        The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C, SIGTERM and SIGHUP.
     """
-    options = parser.parse_intermixed_args(arguments)
     try:
-        with _interruptible():
+        with interrupts.heeded():
+            end_with_stdin()
+            options = parser.parse_intermixed_args(arguments)
             _check_backend()
             _check_processes()
             if getattr(options, "device", None):
@@ -70,25 +73,13 @@ def run_command(parser, work, arguments=None):
         where = f" '{error.filename}'" if error.filename else ""
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
     except KeyboardInterrupt:
-        return 130
-
-
-@contextlib.contextmanager
-def _interruptible():
-    """Within it SIGINT and SIGTERM, which batch systems send, raise KeyboardInterrupt; a handler that is there stays.
-
-    What a script starts in the background, as `nohup make test &`, has SIGINT ignored, and Python leaves it so.
-    """
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for number, unhandled in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(number) == unhandled:
-                handlers[number] = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        interrupts.say()
+        return EXIT_CODE
+    except Exception:
+        if interrupts.number is None:
+            raise
+        interrupts.say()  # that is what a library made of it
+        return EXIT_CODE
 
 
 def add_device_option(parser):

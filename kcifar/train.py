@@ -6,6 +6,7 @@ import sys
 
 from kcifar.commands import add_device_option, run_command, start
 from kcifar.errors import InputError
+from kcifar.interrupts import interrupts
 from kcifar.output import say
 
 _EXAMPLES = """\
@@ -171,11 +172,8 @@ def _fit(planned, run, options, writer):
     from kcifar import experiment
 
     say(f"{'run':<15}{run.path}\n")
-    try:
+    with interrupts.advising(f"go on with: python -m kcifar.train --resume {run.path}"):
         metrics = experiment.train(planned, run, bool(options.resume), options.progress, writer)
-    except KeyboardInterrupt:
-        print(f"interrupted; go on with: python -m kcifar.train --resume {run.path}", file=sys.stderr)
-        raise
     say(f"\n{_result(metrics)}\n{run.path}/: report.html, metrics.json, best.keras")
 
 

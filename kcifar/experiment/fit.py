@@ -8,6 +8,7 @@ import keras
 from kcifar import backend
 from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
 from kcifar.callbacks.evaluate import Evaluate
+from kcifar.callbacks.interruptible import Interruptible
 from kcifar.callbacks.live_figures import LiveCurves
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
@@ -43,6 +44,7 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     progress = ProgressBar(planned.learning_rate_at, images, recipe.batch_size, progress_every)
     evaluation = Evaluate(**planned.evaluated_splits())
     callbacks = [
+        Interruptible(),
         planned.unfreeze,
         planned.weight_ema,
         evaluation,

@@ -1,6 +1,8 @@
 """The same recipe from several seeds: members of an ensemble, or a mean with its spread."""
 
+import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -8,12 +10,13 @@ from pathlib import Path
 
 from kcifar import recipe
 from kcifar.errors import InputError
+from kcifar.interrupts import ENDS_WITH_STDIN, interrupts
 from kcifar.output import say
 from kcifar.runs import folder
 from kcifar.runs.report import records
 
 _MOST = 1000
-_PATIENCE = 60  # seconds that a training which is interrupted has to end by itself
+_PATIENCE = 3  # seconds in which a training that is interrupted ends
 
 
 def seeds_in(text):
@@ -77,13 +80,18 @@ def _state(run):
 def _train(run, path, overrides, progress_every):
     what = ["--resume", str(run.path)] if run.begun else [str(path), *overrides, "--out", str(run.path)]
     progress = [] if progress_every is None else ["--progress", str(progress_every)]
-    process = subprocess.Popen([sys.executable, "-m", "kcifar.train", *what, *progress])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        _end(process)
-        print("interrupted; the same command again goes on with this seed and the others", file=sys.stderr)
-        raise
+    command = [sys.executable, "-m", "kcifar.train", *what, *progress]
+    with (
+        interrupts.advising("the same command again goes on with this seed and the others"),
+        # Its standard input is ours: it ends with us, however we end.
+        subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {ENDS_WITH_STDIN: "1"}) as process,
+    ):
+        interrupts.seconds = 2 * _PATIENCE
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            _end(process)
+            raise
     if code:
         raise InputError(
             f"the training of '{run.path}' ended with exit code {code}; the seeds behind it were not begun"
@@ -91,12 +99,14 @@ def _train(run, path, overrides, progress_every):
 
 
 def _end(process):
-    """Lets a training end by itself, which Ctrl-C on a terminal has reached too; else ends it."""
+    """Ends a training, which Ctrl-C on a terminal has reached too; waits until it has ended."""
+    if interrupts.number != signal.SIGINT:
+        process.terminate()
     try:
-        process.wait(_PATIENCE)
+        process.wait(_PATIENCE / 4)
     except subprocess.TimeoutExpired:
         process.terminate()
-        process.wait()
+        process.wait(_PATIENCE)
 
 
 def _accuracy(run):

@@ -40,10 +40,20 @@ def arguments(images, *others, recipe=RECIPE):
     return [str(recipe), *OVERRIDES, "--data", str(images), *map(str, others)]
 
 
-class Here:
+class Double:
+    """In place of a process."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+class Here(Double):
     """In place of a process: the same command in this one, which has Keras imported already."""
 
-    def __init__(self, command):
+    def __init__(self, command, **options):
         assert command[:3] == [sys.executable, "-m", "kcifar.train"]
         self.code = train(command[3:])
 
@@ -165,8 +175,8 @@ def test_one_that_was_interrupted_goes_on(runs, single, images, capsys, monkeypa
 def test_only_what_is_left_is_trained(runs, images, monkeypatch):
     started = []
 
-    class Trained:
-        def __init__(self, command):
+    class Trained(Double):
+        def __init__(self, command, **options):
             started.append(command[1:])
 
         def wait(self):
@@ -188,8 +198,8 @@ def test_a_run_of_another_recipe_in_the_folder(runs, images, no_training, capsys
 
 
 def test_a_training_that_fails_ends_all(images, tmp_path, monkeypatch, capsys):
-    class Failed:
-        def __init__(self, command):
+    class Failed(Double):
+        def __init__(self, command, **options):
             (tmp_path / "started").touch(exist_ok=False)  # once
 
         def wait(self):

@@ -129,32 +129,18 @@ def _resume(options):
     from kcifar.runs import folder
 
     run = folder.find(options.resume)
-    run.expect_recipe(_load(options)[0] if options.recipe else run.recipe.override(_overrides(options)))
-    if options.dry_run:
-        _show(_plan_again(run, None).describe())
-        return
+    wanted = _load(options)[0] if options.recipe else run.recipe.override(_overrides(options))
+    run.expect_recipe(wanted)
 
+    from kcifar.experiment import resuming
     from kcifar.runs.lock import writing
 
+    if options.dry_run:
+        _show(resuming.plan_again(run, wanted).describe())
+        return
     with writing(run.path) as writer:
-        state = run.last.read()
-        has_best = state is not None and run.last.settle_best(state)
-        # The layers that a run never trains are in its best model; what it trains, in last/.
-        start = run.best if has_best and run.best.exists() and run.recipe.pretrained else None
-        planned = _plan_again(run, start)
-        _show(planned.describe())
-        folder.record_resume(run, planned.dataset, from_start=start is None)
+        planned = resuming.go_on(run, wanted, tell=_show)
         _fit(planned, run, options, writer)
-
-
-def _plan_again(run, start):
-    """The plan of a run that goes on, from the best model at `start`, or from where it began."""
-    from kcifar.experiment import own_parts
-
-    own_parts.go_on(run)
-    planned = _planned(run.recipe, start)
-    own_parts.expect_unchanged(run, run.recipe)
-    return planned
 
 
 def _planned(recipe, start=None):

@@ -13,7 +13,7 @@ from kcifar.errors import InputError
 from kcifar.output import warn
 from kcifar.runs import generators
 from kcifar.runs.last import Last
-from kcifar.runs.state import arrays_of, assign, optimizer_of, save_model
+from kcifar.runs.state import assign, optimizer_of, save_model, save_state
 
 
 def after_divergence(epochs):
@@ -101,7 +101,7 @@ class Checkpoint(keras.callbacks.Callback):
             warn(f"{state.damaged}: goes on from the state before, behind epoch {state.record['epochs']}")
         for callback in self.stateful:
             callback.set_model(model)  # what it adds to the model's state has to be there
-        assign(model, state.arrays, state.path)
+        assign(model, state)
         record = state.record
         if len(record["callbacks"]) != len(self.stateful):
             raise InputError(
@@ -128,10 +128,10 @@ class Checkpoint(keras.callbacks.Callback):
                 f"the weights of epoch {state.record['epochs']} alone: start a new run with --out, which gives the same"
             )
         warn(f"'{self._last.best}' was lost or damaged: made again from '{of_best.path}'")
-        assign(model, of_best.arrays, of_best.path)
+        assign(model, of_best)
         self._save_best(model)
-        assign(model, state.arrays, state.path)
-        self._last.save(state.arrays, state.record | {"best_sha256": self._best_sha256})
+        assign(model, state)
+        save_state(self._last, model, state.record | {"best_sha256": self._best_sha256})
 
     def _save_best(self, model):
         save_model(self.saved or model, self._last.next_best)
@@ -141,6 +141,9 @@ class Checkpoint(keras.callbacks.Callback):
         _expect_savable(self.saved or self.model)
         optimizer_of(self.model)
         self._last.make()
+        if self.best_epoch is not None and self.best_epoch < self.from_epoch:
+            # It was the last epoch of a training that ended before, and goes on now.
+            self.best = self.best_epoch = self._best_sha256 = None
         resumed, self._resumed = self._resumed, None
         self._first_epoch = resumed and resumed["epochs"]
         if resumed and "generators" in resumed:
@@ -181,7 +184,7 @@ class Checkpoint(keras.callbacks.Callback):
             "callbacks": [callback.state() for callback in self.stateful],
             "generators": generators.states(),
         }
-        self._last.save(arrays_of(self.model), record)
+        save_state(self._last, self.model, record)
 
     def _expect_finite(self, epochs_before):
         """The last step can break weights whose loss nobody has seen yet."""

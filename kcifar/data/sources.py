@@ -104,15 +104,19 @@ def _auto():
     return _downloaded("cifar10")
 
 
+class NoSourceError(InputError):
+    """There is nothing of that name."""
+
+
 def identify(source):
     """What kind of source a path is, with `:coarse` behind it or not. Raises InputError where it is none."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     coarse = not path.exists() and str(source).endswith(COARSE)
     if coarse:
-        path = Path(str(source).removesuffix(COARSE)).expanduser()
+        path = Path(os.path.expanduser(str(source).removesuffix(COARSE)))
     if not path.exists():
         hint = nearest(str(source), WORDS) if os.sep not in str(source) else "check the path"
-        raise InputError(f"there is no data source '{source}' and no such path; expected {EXPECTED}: {hint}")
+        raise NoSourceError(f"there is no data source '{source}' and no such path; expected {EXPECTED}: {hint}")
     path = path.resolve()
     found = _identify_folder(path, coarse) if path.is_dir() else _identify_file(path, coarse)
     if coarse and found and found.kind != COARSE:

@@ -174,6 +174,12 @@ def go_on(run):
         recipe.put_on_import_path(written["folder"])
 
 
+def expect_recorded(run, wanted):
+    """Raises InputError where a run was killed before it was known where its own parts are."""
+    if any(component.is_own for component in wanted.components()) and not _list_of(run).exists():
+        raise InputError(f"'{run.path}' was killed as it was made: give the same command again that made it")
+
+
 def expect_unchanged(run, wanted):
     """Raises InputError where a module of the recipe's own parts is another than the run was made with."""
     written = _recorded(run)

@@ -1,6 +1,7 @@
 """Where pretrained weights come from: files, and names that are fetched once."""
 
 import io
+import os
 import urllib.error
 import zipfile
 from pathlib import Path
@@ -37,7 +38,7 @@ def locate(source):
     Raises:
         InputError: there is no such file or name, or it cannot be fetched.
     """
-    path, (publisher, _, name) = Path(source).expanduser(), str(source).partition("/")
+    path, (publisher, _, name) = Path(os.path.expanduser(source)), str(source).partition("/")
     if path.name.endswith((*PYTORCH_SUFFIXES, *KERAS_SUFFIXES)):
         if not path.is_file():
             raise InputError(f"no weights at '{path}'; give the path of a file, or a name as torchvision/resnet18")

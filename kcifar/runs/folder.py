@@ -16,6 +16,7 @@ import numpy as np
 import kcifar
 from kcifar.checksum import sha256
 from kcifar.errors import InputError, some
+from kcifar.output import warn
 from kcifar.recipe import Recipe
 from kcifar.runs.commit import commit
 from kcifar.runs.files import UNFINISHED, remove_leftovers, replacing, write_json, write_text
@@ -26,12 +27,13 @@ OWN_PARTS = "own_parts"
 """The folder in a run's where the modules are kept that it was made with."""
 
 _PREVIEWS = ("classes", "transforms")
+_CIRCUMSTANCES = ("backend", "device", "threads", "python", "keras", "numpy", "torch", "jax", "kcifar", "commit")
 
 
 class RunFolder:
     """A run's folder. Its files are attributes; every one is written whole or not at all.
 
-    What tells how far a run is: it has begun where `recipe.json` is there, which is written when all else is that
+    What tells how far a run is: it has begun where `environment.json` is there, which is written when all else is that
     describes it; its epochs are those of the newest state in `last` that is whole; it has ended where `metrics.json` is
     there, which is written when all else is that its end gives.
     """
@@ -103,8 +105,8 @@ class RunFolder:
 
     @property
     def begun(self):
-        """Whether there is a run to go on with."""
-        return self.recipe_json.is_file()
+        """Whether all is there that describes it."""
+        return self.environment.is_file()
 
     @property
     def ended(self):
@@ -120,9 +122,15 @@ class RunFolder:
             raise InputError(f"the recipe of '{self.path}' cannot be read: {error}") from None
 
     def expect_recipe(self, recipe):
-        """Raises InputError where `recipe` is not the one that this run was made with."""
+        """Raises InputError where `recipe` is not the one that this run was made with, or with more epochs.
+
+        Where its data lie does not count: their checksum does, see `record_resume`.
+        """
         own = self.recipe
-        different = [f.name for f in dataclasses.fields(recipe) if getattr(own, f.name) != getattr(recipe, f.name)]
+        names = {field.name for field in dataclasses.fields(recipe)} - {"data"}
+        different = sorted(name for name in names if getattr(own, name) != getattr(recipe, name))
+        if different == ["epochs"] and recipe.epochs > own.epochs:
+            return
         if different:
             found = ", ".join(f"{name} is {getattr(own, name)!r} there" for name in different)
             raise InputError(f"'{self.path}' is a run of another recipe ({found}); start a new run with --out")
@@ -139,14 +147,14 @@ def _fingerprint(dataset, fraction, seed):
 
 
 def create(path, recipe, source, dataset, describe=None):
-    """Makes the folder of a new run, with `recipe.py`, `environment.json` and, last, `recipe.json`.
+    """Makes the folder of a new run, with `recipe.py`, `recipe.json` and, last, `environment.json`.
 
     Args:
         path: of a folder that `make` takes.
         recipe: resolved.
         source: of the recipe's file, bytes.
         dataset: the `kcifar.data.Dataset` that it trains on.
-        describe: called with the run before `recipe.json` is written, to add more that describes it.
+        describe: called with the run before it has begun, to add more that describes it.
 
     Raises:
         InputError: there is something at `path`, or nothing can be written there.
@@ -158,13 +166,18 @@ def create(path, recipe, source, dataset, describe=None):
             run.figure(name).unlink(missing_ok=True)  # perhaps of another recipe
         with replacing(run.recipe_source) as temporary:
             Path(temporary).write_bytes(source)
-        write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})
+        write_text(run.recipe_json, recipe.to_json())
         if describe:
             describe(run)
-        write_text(run.recipe_json, recipe.to_json())
+        begin(run, recipe, dataset)
     except OSError as error:
         raise _not_written(path, error) from None
     return run
+
+
+def begin(run, recipe, dataset):
+    """Writes `environment.json`: the run has begun."""
+    write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})
 
 
 def _not_written(path, error):
@@ -192,7 +205,7 @@ def _holds_more(run):
     """Whether there is more than a picture of transforms, and what a run left that was killed as it was made."""
     if run.begun:
         return True
-    of_kcifar = {run.recipe_source, run.environment, run.path / OWN_PARTS, run.path / LOCK}
+    of_kcifar = {run.recipe_source, run.recipe_json, run.path / OWN_PARTS, run.path / LOCK}
     unfinished = run.path.glob(f"{UNFINISHED}*")
     return bool(set(run.path.iterdir()) - set(map(run.figure, _PREVIEWS)) - of_kcifar - set(unfinished))
 
@@ -200,7 +213,7 @@ def _holds_more(run):
 def find(path, expected="a folder that kcifar.train wrote"):
     """The run at `path`. Raises InputError where there is none; it says what was expected."""
     run = RunFolder(path)
-    if not run.begun:
+    if not run.recipe_json.is_file():
         raise InputError(f"'{path}' is no run ({_instead(run.path)}); expected {expected}")
     return run
 
@@ -209,8 +222,8 @@ def _instead(path):
     """What there is at the path, where it is no run."""
     if not path.is_dir():
         return "it is a file" if path.exists() else "there is nothing"
-    if (path / "environment.json").is_file():
-        return "it was ended before it began: give the same command again that made it"
+    if (path / "recipe.py").is_file():
+        return "it has a recipe.py alone, as one that was killed as it was made: give the same command again"
     below = sorted(path.glob("*/recipe.json")) or sorted(path.glob("*/*/recipe.json"))
     return f"it has no recipe.json, but there is the run {below[0].parent}" if below else "it has no recipe.json"
 
@@ -248,7 +261,7 @@ def free_path(parent, name):
 
 
 def record_resume(run, dataset, from_start):
-    """Adds the environment that a run goes on in to its `environment.json`.
+    """Adds the environment that a run goes on in to its `environment.json`; warns where it is another than before.
 
     Args:
         from_start: whether it needs the weights that it started from.
@@ -269,8 +282,17 @@ def record_resume(run, dataset, from_start):
             f"'{run.path}' started from other weights than {run.recipe.pretrained} are now: start a new run with --out"
         )
     remove_leftovers(run.path)
-    written.setdefault("resumed", []).append(now)
+    resumed = written.setdefault("resumed", [])
+    if changes := _changes((resumed or [written])[-1], now):
+        warn(f"'{run.path}' goes on with {changes}: its end may be another than it would have been")
+    resumed.append(now)
     write_json(run.environment, written)
+
+
+def _changes(before, now):
+    """What differs of the circumstances on which a run's numbers depend, in words."""
+    changed = [name for name in _CIRCUMSTANCES if name in before and name in now and before[name] != now[name]]
+    return ", ".join(f"{name} {now[name]}, not {before[name]}" for name in changed)
 
 
 def _weights(recipe):

@@ -32,20 +32,19 @@ def class_names_in(path):
         return tuple(json.loads(archive.read(_CLASS_NAMES))) if _CLASS_NAMES in archive.namelist() else None
 
 
-def arrays_of(model):
-    """The values of all that training changes, by name: the model's variables, seeds among them, and the optimizer's.
+def save_state(last, model, record):
+    """Keeps the values of all that training changes: the model's variables, seeds among them, and the optimizer's.
 
     Args:
+        last: the `kcifar.runs.last.Last` of the run.
         model: a compiled model with a built optimizer.
+        record: what else is to be kept, as JSON can hold it, and NumPy arrays anywhere in it.
     """
-    return {key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}
+    last.save({key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}, record)
 
 
-def assign(model, arrays, where):
-    """Gives the model and its optimizer the values that `arrays_of` gave.
-
-    Args:
-        where: the arrays come from, for the message.
+def assign(model, state):
+    """Gives the model and its optimizer the values of a `kcifar.runs.last.State`, which `save_state` kept.
 
     Raises:
         InputError: the model is not compiled, or an optimizer that it has beside is not built; the arrays are of
@@ -60,15 +59,15 @@ def assign(model, arrays, where):
             )
     variables = _variables(model)
     # A schedule takes the place of the learning rate's variable when training begins.
-    unmatched = (set(variables) ^ set(arrays)) - {"learning_rate"}
-    shared = sorted(set(variables) & set(arrays))
-    reshaped = [key for key in shared if tuple(variables[key].shape) != arrays[key].shape]
+    unmatched = (set(variables) ^ set(state.arrays)) - {"learning_rate"}
+    shared = sorted(set(variables) & set(state.arrays))
+    reshaped = [key for key in shared if tuple(variables[key].shape) != state.arrays[key].shape]
     if unmatched or reshaped:
         raise InputError(
-            f"{where}: saved from another model or optimizer ({some(sorted(unmatched) + reshaped)} differ)"
+            f"{state.path}: saved from another model or optimizer ({some(sorted(unmatched) + reshaped)} differ)"
         )
     for key in shared:
-        variables[key].assign(arrays[key])
+        variables[key].assign(state.arrays[key])
 
 
 def _variables(model):

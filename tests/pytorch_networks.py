@@ -203,3 +203,65 @@ def in_timm_layout(state, image):
 def with_old_names(state):
     """A DenseNet's tensors under the names of torchvision's published files."""
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in state.items()}
+
+
+class CifarResNet(nn.Module):
+    """He et al. 2016, section 4.2, as akamaster/pytorch_resnet_cifar10 names and pads it: zeros on both sides."""
+
+    def __init__(self, blocks, classes=10):
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, 16, 3), nn.BatchNorm2d(16)
+        for stage, width in enumerate((16, 32, 64), start=1):
+            inputs = [width // 2 if stage > 1 else 16, *[width] * (blocks - 1)]
+            self.add_module(f"layer{stage}", nn.Sequential(*(CifarBlock(before, width) for before in inputs)))
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, x):
+        x = functional.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+class CifarBlock(nn.Module):
+    def __init__(self, inputs, width):
+        super().__init__()
+        self.grows = inputs != width
+        self.conv1, self.bn1 = conv(inputs, width, 3, 2 if self.grows else 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        if self.grows:
+            quarter = y.shape[1] // 4
+            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
+        return functional.relu(x + y)
+
+
+class WideResNet(nn.Module):
+    """Zagoruyko & Komodakis 2016, by the names of xternalz/WideResNet-pytorch."""
+
+    def __init__(self, width, blocks=4, classes=10):
+        super().__init__()
+        self.conv1, inputs = conv(3, 16, 3), 16
+        for stage in (1, 2, 3):
+            outputs, stride = 16 * width * 2 ** (stage - 1), 1 if stage == 1 else 2
+            first, rest = WideBlock(inputs, outputs, stride), [WideBlock(outputs, outputs) for _ in range(blocks - 1)]
+            self.add_module(f"block{stage}", named(layer=nn.Sequential(first, *rest)))
+            inputs = outputs
+        self.bn1, self.fc = nn.BatchNorm2d(inputs), nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        return self.fc(functional.relu(self.bn1(x)).mean((2, 3)))
+
+
+class WideBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride=1):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, outputs, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), conv(outputs, outputs, 3)
+        self.convShortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
+
+    def forward(self, x):
+        activated = functional.relu(self.bn1(x))
+        same = x if self.convShortcut is None else self.convShortcut(activated)
+        return same + self.conv2(functional.relu(self.bn2(self.conv1(activated))))

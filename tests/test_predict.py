@@ -1,6 +1,7 @@
 """The command `kcifar.predict`: what it prints for images, for which models, and what a user can get wrong."""
 
 import json
+import zipfile
 import os
 import subprocess
 import sys
@@ -158,6 +159,23 @@ def test_images_have_the_size_that_the_model_takes(size, taken, image, tmp_path)
 def test_classes_of_a_file_on_its_own(classes, tmp_path):
     names = photos.load(save(looking(classes), tmp_path / "model.keras")).class_names
     assert names == (data.CLASS_NAMES if classes == 10 else ("class 0", "class 1", "class 2", "class 3"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("null", "no list of names"),
+        ("[1, 1, 1, 1]", "no list of names"),
+        ("x", "no list of names"),
+        ("[" * 100_000, "no list of names"),
+        ('["a"]', "gives 4 classes, but its class_names.json names 1"),
+    ],
+)
+def test_names_in_a_file_that_are_none(text, words, image, tmp_path, capsys):
+    model = save(looking(4), tmp_path / "model.keras")
+    with zipfile.ZipFile(model, "a") as archive:
+        archive.writestr("class_names.json", text)
+    assert words in refused(capsys, model, image)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import importlib
 
 import keras
 
-from kcifar.backend.files import download, read_pytorch
+from kcifar.backend.files import download, is_averaged, read_pytorch
 from kcifar.errors import InputError
 
 _FUNCTIONS = [
@@ -31,7 +31,7 @@ _FUNCTIONS = [
     "values_between_steps",
     "write_onnx",
 ]
-__all__ = [*_FUNCTIONS, "download", "name", "read_pytorch"]
+__all__ = [*_FUNCTIONS, "download", "is_averaged", "name", "read_pytorch"]
 
 name = keras.backend.backend()
 if name not in ("torch", "jax"):

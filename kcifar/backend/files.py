@@ -3,26 +3,81 @@
 import re
 import warnings
 
-from kcifar.errors import InputError, one_line
+from kcifar.errors import InputError, one_line, some
 
-# Where programs put the tensors among other things that they keep.
-_INSIDE = ("state_dict", "model_state_dict", "model", "net")
+# Where programs put a model's tensors among other things that they keep.
+_INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+_AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa|shadow)([._]|$)")
+_OTHERS = re.compile(r"optim|sched|scaler|loss|hyper|config|args|callback|rng")  # and what is not a model's
+_MOST_DEPTH = 3
 
 
-def read_pytorch(path):
+def read_pytorch(path, inside=None):
     """The tensors of a `.safetensors` file, or of what `torch.save` wrote, as NumPy arrays by name; float32 if real.
 
-    A pickle is read by torch's weights-only loading: nothing in it runs.
+    A pickle is read by torch's weights-only loading: nothing in it runs. What is no tensor of numbers by name, as an
+    epoch or the state of an optimizer, is left out.
+
+    Args:
+        path: of the file; what it is is told by its content.
+        inside: the name of the dictionary in the file, where it has several; None for the one there is, and of raw and
+            averaged weights the averaged ones.
+
+    Returns:
+        The tensors, and the names of the dictionaries in the file, of which the first was read.
 
     Raises:
-        InputError: the file is damaged, or holds something else.
+        InputError: the file is damaged, or holds something else, or several dictionaries none of which is known.
     """
     import torch
 
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if not tensors or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in tensors.items()):
+    found = {"": _read_safetensors(path)} if _is_safetensors(path) else dict(_dictionaries(_read_pickle(path)))
+    if not found:
         raise InputError(f"'{path}' holds no dictionary of tensors by name; expected a model's state_dict()")
-    return {name: _array(path, name, tensor) for name, tensor in tensors.items()}
+    chosen = _chosen(path, found, inside)
+    tensors = {name: value for name, value in found[chosen].items() if torch.is_tensor(value)}
+    names = [chosen, *(name for name in found if name != chosen)]
+    return {name: _array(path, name, tensor) for name, tensor in tensors.items()}, names
+
+
+def is_averaged(name):
+    """Whether a name says that what it is of are averaged weights: model_ema, ema_model, averaged, swa."""
+    return bool(_AVERAGED.search(name))
+
+
+def _is_safetensors(path):
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _dictionaries(found, name="", depth=0):
+    """(name, dictionary) of each dictionary of tensors by name that is in what was read, outermost first."""
+    import torch
+
+    if not isinstance(found, dict) or depth > _MOST_DEPTH:
+        return
+    named = {key: value for key, value in found.items() if isinstance(key, str)}
+    if any(torch.is_tensor(value) and value.ndim for value in named.values()):
+        yield name, named
+        return
+    for key, value in named.items():
+        if not _OTHERS.search(key.lower()):
+            yield from _dictionaries(value, f"{name}.{key}" if name else key, depth + 1)
+
+
+def _chosen(path, found, inside):
+    if inside is not None:
+        if inside not in found:
+            raise InputError(f"'{path}' has no '{inside}'; it has {some(map(repr, found))}")
+        return inside
+    averaged = [name for name in found if is_averaged(name)]
+    known = [name for name in _INSIDE if name in found]
+    chosen = list(found) if len(found) == 1 else averaged or known
+    if not chosen:
+        raise InputError(
+            f"'{path}' holds several models, {some(map(repr, found))}: say which, '{path}:{next(iter(found))}'"
+        )
+    return chosen[0]
 
 
 def _read_safetensors(path):
@@ -53,9 +108,7 @@ def _read_pickle(path):
         raise InputError(
             f"'{path}' is no file of torch.save, or damaged ({one_line(error)}): delete it and fetch it again"
         ) from None
-    if not isinstance(found, dict):
-        return {}
-    return next((found[name] for name in _INSIDE if isinstance(found.get(name), dict)), found)
+    return found
 
 
 def _array(path, name, tensor):

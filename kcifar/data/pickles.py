@@ -8,6 +8,7 @@ array names, and even these are stand-ins that collect the array's parts, so nei
 import io
 import math
 import pickle
+import pickletools
 
 import numpy as np
 
@@ -61,19 +62,11 @@ def _reconstruct(kind, shape, typecode):
     return _Array()
 
 
-def _encode(text, encoding):
-    # Python 3 writes bytes this way in protocol 2; latin1 maps each character to its byte.
-    if _text(encoding) != "latin1":
-        raise ValueError(f"bytes encoded as {encoding!r}")
-    return text.encode("latin1")
-
-
 _ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # NumPy 1, and the official files
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,  # NumPy 2
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
 }
 
 
@@ -81,8 +74,20 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, content, where):
         super().__init__(io.BytesIO(content), encoding="bytes")
         self.where = where
+        self._left = len(content)
+
+    def _encode(self, text, encoding):
+        # Python 3 writes bytes this way in protocol 2; latin1 maps each character to its byte.
+        if _text(encoding) != "latin1":
+            raise ValueError(f"bytes encoded as {encoding!r}")
+        self._left -= len(text)
+        if self._left < 0:
+            raise ValueError("more bytes than the file has")
+        return text.encode("latin1")
 
     def find_class(self, module, name):
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         try:
             return _ADMITTED[module, name]
         except KeyError:
@@ -106,6 +111,7 @@ def read(content, where):
         InputError: not a pickle, cut short, no dictionary, or it asks for anything but NumPy arrays.
     """
     try:
+        _expect_small_memo(content)
         found = _Unpickler(content, where).load()
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__} where a dictionary should be")
@@ -118,6 +124,13 @@ def read(content, where):
             f"{where} is no pickle of CIFAR ({reason}); expected a file of the published cifar-10-batches-py or"
             " cifar-100-python: unpack the archive again"
         ) from error
+
+
+def _expect_small_memo(content):
+    """Python's reader makes room for as many remembered objects as the largest number says that one is given."""
+    for operation, number, _ in pickletools.genops(content):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > len(content):
+            raise ValueError(f"an object remembered as number {number:,}")
 
 
 def _text(value):

@@ -91,6 +91,8 @@ def _class_names(file, classes):
             )
         return run.class_names
     if names := class_names_in(file):
+        if len(names) != classes:
+            raise InputError(f"'{file}' gives {classes} classes, but its class_names.json names {len(names)}")
         return names
     if classes == len(data.CLASS_NAMES):
         return data.CLASS_NAMES

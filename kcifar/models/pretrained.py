@@ -11,8 +11,10 @@ from keras import layers
 from kcifar import backend
 from kcifar.errors import InputError
 from kcifar.models.freezing import head_layers, weighted_layers
-from kcifar.models.pytorch_names import published_form, pytorch_names
-from kcifar.models.weights import PYTORCH_SUFFIXES, locate, read_keras
+from kcifar.models.pytorch_names import channel_orders, own_tensors, pytorch_names
+from kcifar.models.weight_files import is_keras, read_keras
+from kcifar.models.weights import locate, split
+from kcifar.output import warn
 
 _LISTED = 20  # names of each kind in an error
 
@@ -37,16 +39,17 @@ class _Target:
 def load_pretrained(model, source):
     """Gives a model the weights of a file or of a published name, BatchNorm's statistics among them.
 
-    PyTorch's files are those of torchvision's and timm's ResNets, DenseNets and VGG-16, for the models of these names.
-    Keras's files are matched by the names of layers, for any model where these differ. Where the file is of another
-    number of classes, the layers of the group `head` stay as they are.
+    PyTorch's files are those of the programs that `kcifar.models.pytorch_names` names, whatever wrapped the network and
+    whatever lies beside it. Keras's files are matched by the names of layers, for any model where these differ. Where
+    the file is of another number of classes, the layers of the group `head` stay as they are. What a file is, its
+    content tells. Where it holds weights and averages of them, the averages are taken, which a warning says.
 
     Args:
         model: a built `keras.Model`, changed in place.
-        source: the path of a `.pth`, `.pt`, `.bin` or `.safetensors` file, or of a `.keras` or `.weights.h5` file, of
-            which only the numbers are read; or a name: `torchvision/resnet18` (its IMAGENET1K_V1 weights),
-            `torchvision/resnet50.IMAGENET1K_V2`, `timm/resnet18.fb_swsl_ig1b_ft_in1k`. What a name stands for is
-            fetched once.
+        source: the path of a file of torch.save, of safetensors, or of Keras's (`.keras`, `.weights.h5`), of which only
+            the numbers are read, with `:NAME` behind it where it holds several models (`last.pth:state_dict`); or a
+            name: `torchvision/resnet18` (its IMAGENET1K_V1 weights), `torchvision/resnet50.IMAGENET1K_V2`,
+            `timm/resnet18.fb_swsl_ig1b_ft_in1k`. What a name stands for is fetched once.
 
     Returns:
         The names of the layers that stayed as they are.
@@ -56,10 +59,10 @@ def load_pretrained(model, source):
             are missing, unknown or of another shape are listed. Nothing is changed then.
     """
     path = locate(source)
-    if path.suffix in PYTORCH_SUFFIXES:
-        targets, found = _pytorch_targets(model), published_form(backend.read_pytorch(path))
-    else:
+    if is_keras(path):
         targets, found = _keras_targets(model), read_keras(path)
+    else:
+        targets, found = _pytorch(model, path, split(source)[1])
     new = _head_of_other_classes(model, targets, found)
     _expect_same(path, model, targets, found)
     for key, target in targets.items():
@@ -78,22 +81,39 @@ def _keras_targets(model):
     return targets
 
 
-def _pytorch_targets(model):
+def _pytorch(model, path, inside):
+    """Targets in a model, and the tensors of a file of PyTorch's, both by its names."""
     names = pytorch_names(model)
-    return {f"{names[layer.name]}.{key}": target for layer in weighted_layers(model) for key, target in _parts(layer)}
+    targets = {
+        f"{names[layer.name]}.{key}": target
+        for layer in weighted_layers(model)
+        for key, target in _parts(layer, *channel_orders(model, layer.name))
+    }
+    tensors, (chosen, *others) = backend.read_pytorch(path, inside)
+    if others and inside is None:
+        how = ", ".join(f"'{path}:{other}'" for other in others)
+        warn(f"'{path}' holds several models: taken is '{chosen}'; for another give {how}")
+    head = head_layers(model)
+    body = [key for key, target in targets.items() if target.layer not in head]
+    return targets, own_tensors(path, model, tensors, targets, body)
 
 
-def _parts(layer):
-    """PyTorch's names of what a layer holds, with its targets."""
+def _parts(layer, given=None, taken=None):
+    """PyTorch's names of what a layer holds, with its targets.
+
+    Args:
+        given, taken: the order in which the file has the channels that the layer gives, and takes; None for the same.
+    """
+    given, taken = (slice(None) if order is None else order for order in (given, taken))
     if isinstance(layer, layers.BatchNormalization):
         parts = zip(("weight", "bias", "running_mean", "running_var"), layer.weights, strict=True)
-        return [(key, _Target(layer, variable, tuple(variable.shape))) for key, variable in parts]
+        return [(key, _Target(layer, variable, tuple(variable.shape), lambda a: a[given])) for key, variable in parts]
     *area, inputs, outputs = layer.kernel.shape
-    to_keras = (lambda array: array.transpose(2, 3, 1, 0)) if area else _dense_kernel(layer)
-    kernel = _Target(layer, layer.kernel, (outputs, inputs, *area), to_keras)
+    arranged = (lambda array: array.transpose(2, 3, 1, 0)) if area else _dense_kernel(layer)
+    kernel = _Target(layer, layer.kernel, (outputs, inputs, *area), lambda array: arranged(array[given][:, taken]))
     if layer.bias is None:
         return [("weight", kernel)]
-    return [("weight", kernel), ("bias", _Target(layer, layer.bias, (outputs,)))]
+    return [("weight", kernel), ("bias", _Target(layer, layer.bias, (outputs,), lambda array: array[given]))]
 
 
 def _dense_kernel(layer):

@@ -1,20 +1,12 @@
 """Where pretrained weights come from: files, and names that are fetched once."""
 
-import io
 import os
 import urllib.error
-import zipfile
 from pathlib import Path
-
-import h5py
-import numpy as np
 
 from kcifar import backend
 from kcifar.checksum import sha256
 from kcifar.errors import InputError, nearest, one_line
-
-PYTORCH_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-KERAS_SUFFIXES = (".keras", ".weights.h5")
 
 TORCHVISION = "https://download.pytorch.org/models/"
 # The eight digits in a file's name are the first of its SHA-256.
@@ -38,20 +30,30 @@ def locate(source):
     Raises:
         InputError: there is no such file or name, or it cannot be fetched.
     """
-    path, (publisher, _, name) = Path(os.path.expanduser(source)), str(source).partition("/")
-    if path.name.endswith((*PYTORCH_SUFFIXES, *KERAS_SUFFIXES)):
-        if not path.is_file():
-            raise InputError(f"no weights at '{path}'; give the path of a file, or a name as torchvision/resnet18")
+    path, _ = split(source)
+    if path.is_file():
         return path
+    if path.exists():
+        model = path / "best.keras"
+        hint = f"give '{model}'" if model.is_file() else "give the path of a file"
+        raise InputError(f"'{path}' is no file of weights but {'a folder' if path.is_dir() else 'no file'}: {hint}")
+    publisher, _, name = str(source).partition("/")
     if publisher == "torchvision":
         return _of_torchvision(name)
     if publisher == "timm":
         return _of_timm(name)
-    suffixes = ", ".join((*PYTORCH_SUFFIXES, *KERAS_SUFFIXES))
     raise InputError(
-        f"'{source}' is neither a file of weights ({suffixes}) nor a name, as torchvision/resnet18 or "
+        f"no weights at '{source}'; expected the path of a file, or a name, as torchvision/resnet18 or "
         "timm/resnet18.fb_swsl_ig1b_ft_in1k"
     )
+
+
+def split(source):
+    """The path that a source names, and which of several models in the file, as `checkpoint.pth:model_ema`; or None."""
+    path, (front, _, inside) = Path(os.path.expanduser(source)), str(source).rpartition(":")
+    if inside and not path.exists() and Path(os.path.expanduser(front)).is_file():
+        return Path(os.path.expanduser(front)), inside
+    return path, None
 
 
 def _of_torchvision(name):
@@ -103,51 +105,3 @@ def _of_timm(name):
             f"cannot fetch '{repository}' ({one_line(error)}): fetch the model.safetensors of the "
             f"repository {repository} on another machine, and give its path"
         ) from None
-
-
-def read_keras(path):
-    """The numbers in a `.keras` or `.weights.h5` file, float32 arrays by the layer's name and place, as `stem_conv/0`.
-
-    Nothing else is read.
-
-    Raises:
-        InputError: the file is damaged, or of another kind.
-    """
-    try:
-        if path.suffix != ".keras":
-            with h5py.File(path) as file:
-                return _of_layers(file)
-        with zipfile.ZipFile(path) as archive:  # read whole, which checks it, and is faster than to seek in it
-            inside = io.BytesIO(archive.read("model.weights.h5"))
-        with h5py.File(inside) as file:
-            return _of_layers(file)
-    except Exception as error:  # whatever zip, zlib and HDF5 raise
-        raise InputError(f"'{path}' is no whole file of Keras's weights ({one_line(error)}): save it again") from None
-
-
-def _of_layers(file):
-    """Keras writes a layer's variables as `0`, `1`, … in a group `…/vars` that bears the layer's name."""
-    found = {}
-
-    def visit(path, group):
-        own = path.startswith("layers/") and path.endswith("/vars") and "/seed_generator/" not in path
-        if own and "name" in group.attrs:
-            values = {f"{group.attrs['name']}/{place}": _values(group, place) for place in group}
-            if found.keys() & values.keys():
-                raise ValueError(f"several layers '{group.attrs['name']}'")
-            found.update(values)
-
-    file.visititems(visit)
-    if not found:
-        raise ValueError("no variables of layers with names")
-    return found
-
-
-def _values(group, place):
-    """A dataset's values, float32, if they are in this file: others HDF5 would fetch from wherever the file says."""
-    if not isinstance(group.get(place, getlink=True), h5py.HardLink):
-        raise ValueError(f"{group.attrs['name']}/{place} is a link")
-    values = group[place]
-    if values.external or values.is_virtual or values.id.get_storage_size() < values.nbytes:
-        raise ValueError(f"{group.attrs['name']}/{place}, of shape {values.shape}, is not in it")
-    return np.asarray(values, np.float32)

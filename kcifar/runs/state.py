@@ -1,5 +1,6 @@
 """What of a model is saved: for others to open, and all that training changes, for an exact resume."""
 
+import contextlib
 import json
 import zipfile
 
@@ -10,6 +11,7 @@ from kcifar.errors import InputError, some
 from kcifar.runs.files import replacing
 
 _CLASS_NAMES = "class_names.json"
+_MOST_NAMES = 2**20  # bytes
 
 
 def save_model(model, path, class_names=None):
@@ -27,9 +29,16 @@ def save_model(model, path, class_names=None):
 
 
 def class_names_in(path):
-    """The names that `save_model` kept in the file; None without."""
+    """The names that `save_model` kept in the file; None without. Raises InputError where they are something else."""
     with zipfile.ZipFile(path) as archive:
-        return tuple(json.loads(archive.read(_CLASS_NAMES))) if _CLASS_NAMES in archive.namelist() else None
+        if _CLASS_NAMES not in archive.namelist():
+            return None
+        text = archive.open(_CLASS_NAMES).read(_MOST_NAMES + 1)
+    with contextlib.suppress(ValueError, RecursionError):
+        names = json.loads(text)
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    raise InputError(f"'{path}' has a {_CLASS_NAMES} that is no list of names: write the model again, or take it out")
 
 
 def save_state(last, model, record):

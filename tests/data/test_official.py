@@ -216,6 +216,13 @@ def test_a_pickle_that_wants_more_than_arrays_runs_nothing(small, tmp_path):  # 
         pickle.dumps(np.zeros(2, "u1,u1"), 2),  # a structured array
         b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0zip\x86R.",
         b"\x80\x02cnumpy\nndarray\n)R.",
+        b"\x80\x02}r\x00\x00\x00\x10.",  # remembered as number 2^28: four gigabytes of room
+        # A kilobyte that is remembered, and encoded a thousand times.
+        b"\x80\x02]X\x00\x04\0\0"
+        + b"a" * 1024
+        + b"q\x000"
+        + b"c_codecs\nencode\nh\0X\x06\0\0\0latin1\x86Ra" * 1000
+        + b".",
     ],
 )
 def test_pickles_of_anything_else_are_refused(content):

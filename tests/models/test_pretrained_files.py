@@ -417,13 +417,6 @@ def test_files_that_are_not_there_and_folders_are_refused(name, model, tmp_path)
     refused(model, tmp_path / name, str(tmp_path))
 
 
-@once
-@pytest.mark.parametrize("name", ["model.h5", "model.onnx", "model", "model.pth.zip", "h5"])
-def test_an_unknown_suffix_is_refused(name, model, tmp_path):
-    saved(state(), tmp_path / name)
-    refused(model, tmp_path / name, ".pth", ".safetensors", *KERAS)
-
-
 # --- Files of Keras ---
 
 

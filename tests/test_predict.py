@@ -1,10 +1,10 @@
 """The command `kcifar.predict`: what it prints for images, for which models, and what a user can get wrong."""
 
 import json
-import zipfile
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras

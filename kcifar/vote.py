@@ -20,6 +20,7 @@ examples:
   python -m kcifar.vote runs/mixup-seed0 runs/mixup-seed1 runs/elu_cnn-seed0
   python -m kcifar.vote runs/mixup-seeds0-4                        # a folder of runs
   python -m kcifar.vote runs/mixup-seeds0-4 --out ensemble.keras   # the best ensemble, in one file
+  python -m kcifar.vote runs/mixup-seeds0-4 --size 3 --out three.keras
   python -m kcifar.vote runs/mixup-seeds0-4 --mode hard --out ensemble.keras --export onnx
   python -m kcifar.vote runs/tuned-seeds0-4 --soup                 # beside it the mean of the weights
   python -m kcifar.vote runs/mixup-seeds0-4 --json > votes.json
@@ -54,6 +55,11 @@ def _parser():
         "frequent class, ties to the larger mean",
     )
     parser.add_argument("--out", metavar="FILE.keras", type=Path, help="write the best ensemble as one Keras model")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size", metavar="N", type=int, help="write the best of N members, whatever is best on validation"
+    )
+    size.add_argument("--all", action="store_true", help="write that of all members")
     parser.add_argument("--export", choices=("onnx",), help="and beside FILE.keras the same as FILE.onnx")
     parser.add_argument(
         "--soup",
@@ -69,13 +75,16 @@ def _parser():
 def _vote(options):
     if options.out and options.out.suffix != ".keras":
         raise InputError(f"--out is '{options.out}'; expected a file that ends in .keras")
-    if options.export and not options.out:
-        raise InputError("--export writes beside the ensemble's file: give --out FILE.keras too")
+    for name in ("export", "size", "all"):
+        if getattr(options, name) not in (None, False) and not options.out:
+            raise InputError(f"--{name} is of the ensemble's file: give --out FILE.keras too")
 
     from kcifar.runs import saved
-    from kcifar.voting.election import elect
+    from kcifar.voting.election import elect, expect_size
 
     runs = saved.find_all(options.runs)
+    size = len(runs) if options.all else options.size
+    expect_size(size, runs)
     know_ensembles(runs)
     election = elect(runs, options.mode, options.data, options.soup)
     for warning in election.members.warnings:
@@ -85,7 +94,7 @@ def _vote(options):
     else:
         print(election.text())
     if options.out:
-        for path in election.write(options.out, options.export):
+        for path in election.write(options.out, options.export, size):
             print(f"wrote {path}", file=sys.stderr if options.json else sys.stdout)
 
 

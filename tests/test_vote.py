@@ -291,6 +291,12 @@ def test_what_cannot_be_written(runs, four, tmp_path, capsys):
     assert vote([str(runs), "--out", str(tmp_path / "one.keras")]) == 2
     assert f"one member is best, '{runs / 'seed1'}'" in capsys.readouterr().err
     assert not (tmp_path / "one.keras").exists()
+    assert "size is 3; expected 2 to 2" in refused(capsys, runs, "--size", "3", "--out", tmp_path / "three.keras")
+    assert "give --out" in refused(capsys, runs, "--all")
+    for asked in (["--size", "2"], ["--all"]):
+        assert vote([str(runs), *asked, "--out", str(tmp_path / "two.keras")]) == 0
+        members = keras.saving.load_model(tmp_path / "two.keras").layers
+        assert sum(isinstance(layer, keras.Model) for layer in members) == 2
 
 
 def test_a_soup_of_different_architectures(runs, four, capsys):

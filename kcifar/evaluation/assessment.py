@@ -100,7 +100,7 @@ class Assessment:
         names, accuracies, width = self._names, self.test.per_class, max(map(len, self._names))
         return "\n".join(
             f"{names[place]:<{width}}  "
-            + ("no test images" if np.isnan(accuracies[place]) else f"{accuracies[place]:7.2%}")
+            + ("      –  (no test images)" if np.isnan(accuracies[place]) else f"{accuracies[place]:7.2%}")
             for place in places
         )
 

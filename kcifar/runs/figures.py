@@ -20,9 +20,8 @@ _MOST_INCHES, _FEWEST_POINTS = 13, 7.5  # of a side of a confusion; for a name b
 
 def learning_rate(learning_rates, epochs, steps_per_epoch):
     """The learning rate of every optimizer step against the epoch. `learning_rates`: steps -> array."""
-    steps = np.arange(epochs * steps_per_epoch)
-    if len(steps) > _MOST_POINTS:
-        steps = np.unique(np.linspace(0, len(steps) - 1, _MOST_POINTS).astype(int))
+    steps = epochs * steps_per_epoch
+    steps = np.unique(np.linspace(0, steps - 1, min(steps, _MOST_POINTS)).astype(int))
     figure, axes = _axes("epoch", "learning rate")
     axes.plot(steps / steps_per_epoch, learning_rates(steps), color="#0072b2", linewidth=1.2)
     axes.set_ylim(bottom=0)
@@ -54,7 +53,7 @@ def draw_curves(axes, rows, quantity, selected_on):
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.ticklabel_format(axis="y", useOffset=False)  # near 100 % it would be read as near 0
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # off the curves
 
 
 def confusion(matrix, class_names):

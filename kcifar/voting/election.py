@@ -143,18 +143,25 @@ class Election:
             lines.append(f"the mean of the weights of all: {self.soup.accuracy:.2%} on test, loss {self.soup.loss:.4f}")
         return "\n".join(lines)
 
-    def write(self, path, export=None):
+    def write(self, path, export=None, size=None):
         """Writes the ensemble of the best members as one `.keras` file, and beside it what `export` names.
+
+        Args:
+            size: of how many members; None for as many as are best on validation.
 
         Returns:
             The paths written.
 
         Raises:
-            InputError: the ensemble is of one member, or what is exported differs from it.
+            InputError: there are not so many, one alone is best, or what is exported differs from it.
         """
-        chosen = [self.members.runs[place] for place in sorted(self.best.members)]
+        expect_size(size, self.members.runs)
+        of_size = self.best if size is None else self.sizes[self.mode][size - 1]
+        chosen = [self.members.runs[place] for place in sorted(of_size.members)]
         if len(chosen) < 2:
-            raise InputError(f"on validation one member is best, '{chosen[0].path}': take its best.keras")
+            raise InputError(
+                f"on validation one member is best, '{chosen[0].path}': take its best.keras, or give --size N or --all"
+            )
 
         from kcifar.evaluation.models import open_model
         from kcifar.runs.state import save_model
@@ -171,6 +178,12 @@ class Election:
         exported = path.with_suffix(".onnx")
         export_onnx(model, exported, self.members.dataset.test.images[:COMPARED])
         return [path, exported]
+
+
+def expect_size(size, runs):
+    """Raises InputError where runs give no ensemble of that size; None is any."""
+    if size is not None and not 2 <= size <= len(runs):
+        raise InputError(f"size is {size}; expected 2 to {len(runs)}, the number of members")
 
 
 def elect(runs, mode="soft", source=None, with_soup=False):

@@ -130,7 +130,7 @@ def test_many_classes_are_told_by_the_best_the_worst_and_the_most_frequent_mista
     assert lines[0] == "the 20 most frequent mistakes, of the images of the label"
     assert lines[1].split() == ["class", "00,", "predicted", "class", "01", "5", "of", "5", "100.00%"]
     assert lines[5].split() == ["class", "01,", "predicted", "class", "02", "4", "of", "5", "80.00%"]
-    assert found._accuracies([23]) == "class 23  no test images"
+    assert found._accuracies([23]) == "class 23        –  (no test images)"
 
 
 def test_other_test_images(run, images, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Printing what users bring, and where the reader of the output may be gone, as in `| head`."""
 
+import functools
 import os
 import sys
 
@@ -15,6 +16,12 @@ def say(text):
 def warn(text):
     """Prints a warning on stderr, in a line."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def warn_once(text):
+    """`warn`, the first time alone."""
+    warn(text)
 
 
 def drop_output():

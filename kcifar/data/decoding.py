@@ -10,6 +10,8 @@ from kcifar.errors import InputError
 # Pillow's mode "I" has 32 bits; these formats put 16 of them there, 0–65535.
 _SIXTEEN_BITS = ("PNG", "PPM")
 _GREY = ("1", "L", "LA", "La")
+ON_WHITE = "kcifar on white"
+"""In an image's `info`, whether transparent pixels of the file were put on white."""
 
 
 @contextlib.contextmanager
@@ -64,4 +66,6 @@ def _plain(image):
         return image.convert(mode)
     image = image.convert("RGBA")
     # Of equal channels, Pillow's grey is just that: nothing is lost.
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB").convert(mode)
+    plain = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB").convert(mode)
+    plain.info[ON_WHITE] = image.getextrema()[3][0] < 255
+    return plain

@@ -4,20 +4,20 @@ import collections
 import io
 import os
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from kcifar.data import decoding
+from kcifar.data import decoding, folders
 from kcifar.data.dataset import Dataset, Split
 from kcifar.errors import InputError, one_line, some
+from kcifar.output import printable, warn
 
 SPLITS = ("train", "test")
 VALIDATION = ("val", "valid", "validation")
 """What the folder of the validation split may be called."""
-
-_LEFT_OUT = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS put there
 
 
 def read(root):
@@ -25,23 +25,26 @@ def read(root):
 
     Where all images are grey they have 1 channel, else 3. The classes are the sorted names of the folders. Where all
     names of a split are distinct whole numbers (`00042.png`), these give the order, which is then the one the images
-    were numbered in; otherwise the order is by class and name. Names that begin with a dot are left out, and what
-    Windows and macOS put into folders. A progress bar shows on stderr where that is a terminal.
+    were numbered in; otherwise the order is by class and name. What of a folder are images `kcifar.data.folders.images`
+    tells; a warning says what else there is. Names of classes are taken in Unicode's composed form (NFC), in which a
+    folder from macOS is the same as one from elsewhere. A progress bar shows on stderr where that is a terminal.
 
     Raises:
         InputError: train or test is missing, the splits' classes differ, one is empty, a file is no image, or images
             have several sizes.
     """
     root = Path(root)
-    folders = {"train": "train", "test": "test"} | _validation_folder(root)
-    names = {split: _class_names(root, folder) for split, folder in folders.items()}
-    for split, folder in folders.items():
-        if names[split] != names["train"]:
+    names = {"train": "train", "test": "test"} | _validation_folder(root)
+    classes = {split: _class_folders(root, name) for split, name in names.items()}
+    for split, name in names.items():
+        if classes[split].keys() != classes["train"].keys():
             raise InputError(
-                f"'{root}' has the class folders {some(sorted(set(names['train']) ^ set(names[split])))} in only one of"
-                f" train and {folder}; expected the same classes in both: add or remove them"
+                f"'{root}' has the class folders {some(sorted(classes['train'].keys() ^ classes[split].keys()))} in "
+                f"only one of train and {name}; expected the same classes in both: add or remove them"
             )
-    listed = {split: _list(root / folder, names["train"]) for split, folder in folders.items()}
+    listed = {split: _list(found) for split, found in classes.items()}
+    _warn_of_others(root, [path for *_, others in listed.values() for path in others])
+    listed = {split: (paths, labels) for split, (paths, labels, _) in listed.items()}
     with _progress(sum(len(labels) for _, labels in listed.values())) as advance, decoding.strict():
         arrays = Arrays(f"'{root}'", sum(len(labels) for _, labels in listed.values()))
         for path, content in _contents([path for paths, _ in listed.values() for path in paths]):
@@ -49,9 +52,9 @@ def read(root):
             advance()
     images, splits, start = arrays.images(), {}, 0
     for split, (paths, labels) in listed.items():
-        splits[split] = Split(images[start : start + len(paths)], labels, len(names["train"]))
+        splits[split] = Split(images[start : start + len(paths)], labels, len(classes["train"]))
         start += len(paths)
-    return Dataset(**splits, class_names=tuple(names["train"]), source=str(root))
+    return Dataset(**splits, class_names=tuple(classes["train"]), source=str(root))
 
 
 def _validation_folder(root):
@@ -61,48 +64,57 @@ def _validation_folder(root):
     return {"validation": found[0]} if found else {}
 
 
-def _class_names(root, split):
+def _class_folders(root, split):
+    """The folders of a split's classes by the name of the class, sorted by it."""
     folder = root / split
-    names = sorted(entry.name for entry in _entries(folder) if entry.is_dir()) if folder.is_dir() else []
-    if not names:
+    found = [entry for entry in folders.entries(folder) if entry.is_dir()] if folder.is_dir() else []
+    if not found:
         others = [name for name in (*SPLITS, *VALIDATION) if name != split and (root / name).is_dir()]
         raise InputError(
             f"'{root}' has no class folders in '{split}' (it has {some(others) or 'no split'}); expected"
             f" {split}/<class>/<image> and the like: add {split}, for which no other split stands in"
         )
-    for name in names:
+    by_name = {}
+    for entry in found:
         try:
-            name.encode()
+            entry.name.encode()
         except UnicodeEncodeError:
             raise InputError(
-                f"'{folder}' has the class folder {os.fsencode(name)!r}, whose name is no UTF-8; expected a name that"
-                " can be written: rename it"
+                f"'{folder}' has the class folder {os.fsencode(entry.name)!r}, whose name is no UTF-8; expected a name "
+                "that can be written: rename it"
             ) from None
-    return names
+        name = unicodedata.normalize("NFC", entry.name)
+        if name in by_name:
+            raise InputError(
+                f"'{folder}' has two folders '{name}', whose accents are encoded otherwise; expected one: join them"
+            )
+        by_name[name] = entry.path
+    return dict(sorted(by_name.items()))
 
 
-def _entries(folder):
-    """What is in a folder, without what is hidden or the system's."""
-    with os.scandir(folder) as entries:
-        return [entry for entry in entries if entry.name[0] != "." and entry.name.lower() not in _LEFT_OUT]
+def _warn_of_others(root, others):
+    if others:
+        named = some((printable(os.path.relpath(path, root)) for path in others), 3)
+        warn(f"'{root}': left out is what has no suffix of an image: {named}")
 
 
-def _list(folder, names):
-    """The paths of a split in order, and their labels, int64."""
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        found = sorted(entry.path for entry in _entries(folder / name))
+def _list(classes):
+    """The paths of a split in order, their labels, int64, and the paths of what is no image."""
+    paths, labels, others = [], [], []
+    for label, folder in enumerate(classes.values()):
+        found, left_out = folders.images(folder)
         if not found:
-            raise InputError(f"'{folder / name}' is empty; expected at least one image of every class: add one")
+            raise InputError(f"'{folder}' has no image; expected at least one image of every class: add one")
         paths += found
         labels += [label] * len(found)
+        others += left_out
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     if all(stem.isascii() and stem.isdecimal() for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             order = sorted(range(len(numbers)), key=numbers.__getitem__)
             paths, labels = [paths[i] for i in order], [labels[i] for i in order]
-    return paths, np.array(labels, np.int64)
+    return paths, np.array(labels, np.int64), others
 
 
 class Arrays:
@@ -111,10 +123,11 @@ class Arrays:
     def __init__(self, where, count):
         self.where, self.count = where, count
         self.sizes, self.examples = collections.Counter(), {}
-        self.array, self.added = None, 0
+        self.array, self.added, self.on_white = None, 0, 0
 
     def add(self, path, image):
         """Adds a Pillow image of mode "L" or "RGB"."""
+        self.on_white += image.info.get(decoding.ON_WHITE, False)
         self.sizes[image.size] += 1
         self.examples.setdefault(image.size, path)
         if self.array is None:
@@ -133,6 +146,8 @@ class Arrays:
                 f"{self.where} has images of {len(self.sizes)} sizes: {some(self._counted(), 6)}; expected one size:"
                 " scale them first"
             )
+        if self.on_white:
+            warn(f"{self.where}: transparent pixels of {self.on_white:,} images are put on white")
         return self.array
 
     def _counted(self):
@@ -162,8 +177,8 @@ def _contents(paths, chunk=250, ahead=8):
 
 def _content(path):
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
+        return folders.content(path)
+    except (OSError, InputError) as error:
         raise _no_image(path, error) from error
 
 

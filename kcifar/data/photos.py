@@ -1,13 +1,14 @@
 """Images of any size and format, as a model takes them."""
 
-import os
+import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from kcifar.data import decoding
+from kcifar.data import decoding, folders
 from kcifar.errors import InputError, one_line
+from kcifar.output import warn_once
 
 
 class Photo(NamedTuple):
@@ -20,8 +21,7 @@ class Photo(NamedTuple):
 def find(paths):
     """The `Photo`s at these paths, in their order; of a folder, all in it and below it, sorted by path.
 
-    In a folder images are the files with a suffix that Pillow knows. Names that begin with a dot are left out, and
-    links to other folders are not followed.
+    What of a folder are images `kcifar.data.folders.images` tells.
 
     Raises:
         InputError: there is nothing at a path, or no image in a folder.
@@ -38,21 +38,10 @@ def _at(path):
 
 
 def _in_folder(folder):
-    from PIL import Image
-
-    suffixes = Image.registered_extensions()
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if name[0] != "."]
-        files = (Path(parent, name) for name in names if name[0] != ".")
-        found += [path for path in files if path.suffix.lower() in suffixes]
+    found, _ = folders.images(folder)
     if not found:
         raise InputError(f"'{folder}' holds no images; expected files as photo.jpg or photo.png in it or below it")
-    return [Photo(path, named=False) for path in sorted(found)]
-
-
-def _refuse(error):
-    raise InputError(f"the folder '{error.filename}' cannot be read: {error.strerror}")
+    return [Photo(Path(path), named=False) for path in found]
 
 
 def read(path, size, channels=3):
@@ -73,7 +62,10 @@ def read(path, size, channels=3):
 
     try:
         with decoding.strict():
-            image = decoding.upright(path).convert("L" if channels == 1 else "RGB")
+            image = decoding.upright(io.BytesIO(folders.content(path)))
+            if image.info.get(decoding.ON_WHITE):
+                warn_once("transparent pixels are put on white")
+            image = image.convert("L" if channels == 1 else "RGB")
             pixels = np.array(ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
         raise InputError(f"'{path}' cannot be read as an image: {_reason(error)}") from None

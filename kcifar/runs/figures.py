@@ -50,7 +50,7 @@ def draw_curves(axes, rows, quantity, selected_on):
         running = {"color": "#888888", "linestyle": "--", "marker": ".", "label": "training batches"}
         axes.plot(epochs, [row["loss"] for row in rows], **running)
     axes.set(xlabel="epoch", ylabel="accuracy in %" if quantity == "accuracy" else "loss", xlim=(0.5, len(rows) + 0.5))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.ticklabel_format(axis="y", useOffset=False)  # near 100 % it would be read as near 0
     axes.grid(alpha=0.3)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # off the curves

@@ -155,6 +155,31 @@ def test_what_the_system_puts_into_folders_is_left_out(tmp_path):
     assert_equal(load(folder), make())
 
 
+def test_transparent_pixels_are_on_white_and_that_is_said_once(tmp_path, capsys):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for place, alpha in enumerate((255, 0, 0)):
+                Image.new("RGBA", (8, 8), (0, 0, 0, alpha)).save(tmp_path / split / name / f"{name}{place}.png")
+    assert load(tmp_path).train.images[:3, 0, 0, 0].tolist() == [0, 255, 255]
+    assert capsys.readouterr().err == f"warning: '{tmp_path}': transparent pixels of 8 images are put on white\n"
+
+
+def test_folders_from_elsewhere(tmp_path, capsys):
+    """Accents as macOS writes them, in one split only; images in folders below; a text among them."""
+    for split, accented in (("train", "caf\u00e9"), ("test", "cafe\u0301")):
+        for name in (accented, "dog"):
+            (tmp_path / split / name / "more").mkdir(parents=True)
+            colour = "white" if name == "dog" else "black"
+            Image.new("RGB", (8, 8), colour).save(tmp_path / split / name / "more" / "a.PNG")
+    (tmp_path / "train" / "dog" / "README").write_text("from …")
+    found = load(tmp_path)
+    assert found.class_names == ("caf\u00e9", "dog")
+    assert [split.images[:, 0, 0, 0].tolist() for split in (found.train, found.test)] == [[0, 255]] * 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"'{tmp_path}': left out is what has no suffix of an image: train/dog/README")
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_a_folder_of_validation_images_is_the_validation_split(tmp_path, name):
     dataset = make(shape=(12, 16, 1), validation=True, names=("ash", "elm", "oak"))
@@ -220,6 +245,16 @@ def _truncate(folder):
     path.write_bytes(path.read_bytes()[:-500])
 
 
+def _sparse(folder):
+    with open(folder / "train" / "cat" / "x.png", "wb") as file:
+        file.truncate(2**40)
+
+
+def _two_of_one_name(folder):
+    for name in ("caf\u00e9", "cafe\u0301"):
+        (folder / "train" / name).mkdir()
+
+
 def _no_test(folder):
     (folder / "test").rename(folder / "val")
 
@@ -229,14 +264,17 @@ def _no_test(folder):
     [
         (_no_test, ("no class folders in 'test' (it has train, val)",)),
         (_remove_class, ("class folders cat", "only one of train and test")),
-        (_empty_class, ("train/cat", "is empty")),
+        (_empty_class, ("train/cat", "has no image")),
         (_replace(b"no image"), ("train/cat", "no image that can be read")),
         (_replace(b""), ("train/cat", "no image that can be read")),
         (_truncate, ("train/cat", "no image that can be read")),
         (_image((33, 32), "RGB"), ("2 sizes: 32×32 (72 images), 32×33 (1 image, as ", "99999.png)")),
         (_image((32, 32), "I"), ("99999.tif", "32-bit numbers")),
-        (lambda folder: (folder / "train" / "cat" / "more").mkdir(), ("train/cat/more", "no image")),
         (lambda folder: (folder / "train" / "cat" / "x.png").symlink_to("nowhere"), ("train/cat/x.png", "no image")),
+        (lambda folder: (folder / "train" / "cat" / "x.png").symlink_to("/dev/zero"), ("x.png", "no regular file")),
+        (lambda folder: os.mkfifo(folder / "train" / "cat" / "x.png"), ("x.png", "no regular file")),
+        (_sparse, ("x.png", "bytes; expected at most 268,435,456")),
+        (_two_of_one_name, ("two folders 'café'", "join them")),
     ],
 )
 def test_a_folder_of_images_that_is_not_as_it_should_be(tmp_path, damage, words):

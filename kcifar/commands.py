@@ -14,6 +14,10 @@ from kcifar.output import drop_output
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
+# Of a line that says what is wrong, and of its end, where it is longer.
+_MOST_SIGNS, _LAST_SIGNS = 300, 120
+
+
 def use_huge_pages():
     """Starts this program anew, in the same process, with HUGE_PAGES: once, on Linux, where Keras runs on JAX.
 
@@ -27,6 +31,9 @@ def use_huge_pages():
 def start(main):
     """Runs a command's `main` as a program does; its exit code. What was interrupted ends at once."""
     use_huge_pages()
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal cannot show, as Greek in ASCII, is shown as its code, and is no error.
+        stream.reconfigure(errors="backslashreplace")
     interrupts.owns_process = True
     code = main()
     if code == EXIT_CODE:
@@ -75,11 +82,15 @@ def run_command(parser, work, arguments=None):
     except KeyboardInterrupt:
         interrupts.say()
         return EXIT_CODE
-    except Exception:
-        if interrupts.number is None:
-            raise
-        interrupts.say()  # that is what a library made of it
-        return EXIT_CODE
+    except Exception as error:
+        if interrupts.number is not None:
+            interrupts.say()  # that is what a library made of it
+            return EXIT_CODE
+        if isinstance(error, MemoryError):
+            return _complain(parser, "out of memory: the data or the model are too large for this machine")
+        if isinstance(error, RecursionError):
+            return _complain(parser, "something that was given is nested too deep to be read")
+        raise
 
 
 def add_device_option(parser):
@@ -142,5 +153,8 @@ def _import(modules):
 
 
 def _complain(parser, error):
-    print(f"{parser.prog.rpartition('.')[2]}: {' '.join(str(error).split())}", file=sys.stderr)
+    text = f"{parser.prog.rpartition('.')[2]}: {' '.join(str(error).split())}"
+    if len(text) > _MOST_SIGNS:  # what to do stands at its end
+        text = f"{text[: _MOST_SIGNS - _LAST_SIGNS - 3]} … {text[-_LAST_SIGNS:]}"
+    print(text, file=sys.stderr)
     return 2

@@ -41,11 +41,11 @@ class Recorder:
             path, _, flags = arguments
             if (
                 flags & (os.O_WRONLY | os.O_RDWR)
-                and self._is_inside(path)
+                and _is_inside(self.folder, path)
                 and not Path(path).name.startswith(".kcifar-")
             ):
                 self.written_in_place.add(Path(path).name)
-        elif event in _CHANGES and any(self._is_inside(argument) for argument in arguments[:2]):
+        elif event in _CHANGES and any(_is_inside(self.folder, argument) for argument in arguments[:2]):
             self.copy()
 
     def copy(self):
@@ -56,8 +56,9 @@ class Recorder:
         else:
             self.copies[-1].mkdir(parents=True)
 
-    def _is_inside(self, path):
-        return isinstance(path, (str, Path)) and self.folder in (Path(path).absolute(), *Path(path).absolute().parents)
+
+def _is_inside(folder, path):
+    return isinstance(path, (str, Path)) and folder in (Path(path).absolute(), *Path(path).absolute().parents)
 
 
 @contextlib.contextmanager
@@ -70,6 +71,38 @@ def recorded(folder, copies):
     finally:
         _recorder = None
     recorder.copy()
+
+
+class Failing:
+    """Raises an error in the place of one of the changes in a folder, or of one of the openings of its files to write.
+
+    Attributes:
+        seen: the changes so far.
+    """
+
+    def __init__(self, folder, at, error):
+        self.folder, self.at, self.error, self.seen = Path(folder).absolute(), at, error, 0
+
+    def on(self, event, arguments):
+        if event == "open":
+            path, _, flags = arguments
+            changes = flags & (os.O_WRONLY | os.O_RDWR) and _is_inside(self.folder, path)
+        else:
+            changes = event in _CHANGES and any(_is_inside(self.folder, argument) for argument in arguments[:2])
+        self.seen += bool(changes)
+        if changes and self.seen == self.at:
+            raise self.error
+
+
+@contextlib.contextmanager
+def failing(folder, at, error):
+    """Within it the change `at`, counted from 1, fails: gives the `Failing`."""
+    global _recorder
+    _recorder = Failing(folder, at, error)
+    try:
+        yield _recorder
+    finally:
+        _recorder = None
 
 
 def _hook(event, arguments):

@@ -1,5 +1,6 @@
 """Every instant at which a run may be killed, and what each command does with what is left then."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from kcifar.predict import main as predict
 from kcifar.report import main as report
 from kcifar.runs.folder import RunFolder
 from kcifar.train import main as train
-from tests.instants import distinct, recorded
+from tests.instants import distinct, failing, recorded
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("blank_pictures")]
 
@@ -117,3 +118,27 @@ def test_killed_while_it_goes_on_from_the_state_before(folder, tmp_path, monkeyp
     for copy in distinct(recorder.copies):
         assert train(["--resume", str(copy)]) == 0, copy
         assert end_of(copy) == expected, copy
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error")])
+def test_where_a_write_fails_a_line_says_so_and_nothing_is_lost(error, folder, tmp_path, monkeypatch, capsys):
+    """Every seventh of the writes of a run, which then goes on to the end that it would have had."""
+    monkeypatch.chdir(folder)
+    command = [RECIPE, *TINY, *VARIANTS["late"], "--data", "images.npz", "--out"]
+    with failing(tmp_path / "whole", 0, error) as whole:
+        assert train([*command, str(tmp_path / "whole")]) == 0
+    expected, failed = end_of(tmp_path / "whole"), 0
+    for at in range(1 + error.errno % 3, whole.seen + 1, 7):
+        run = tmp_path / f"run{at}"
+        capsys.readouterr()
+        with failing(run, at, error):
+            code = train([*command, str(run)])
+        errors = capsys.readouterr().err.splitlines()
+        assert (code, len(errors)) in ((2, 1), (0, 0)), (at, errors)  # what can be done again is not complained of
+        failed += code == 2
+        before = epochs_of(run)
+        assert train(["--resume", str(run)] if (run / "recipe.json").exists() else [*command, str(run)]) == 0, at
+        shown = capsys.readouterr().out
+        assert [f"epoch {epoch}/2" in shown for epoch in (1, 2)] == [(before or 0) < epoch for epoch in (1, 2)], at
+        assert end_of(run) == expected, at
+    assert failed > whole.seen / 7 * 0.7

@@ -16,6 +16,7 @@ _FUNCTIONS = [
     "generator_states",
     "gradients",
     "hessian_product",
+    "is_out_of_memory",
     "known_values",
     "pass_state",
     "peak_device_bytes",

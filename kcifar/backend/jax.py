@@ -61,6 +61,11 @@ def peak_device_bytes():
     return (_device().memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
+def is_out_of_memory(error):
+    """Whether an error says that the device, or the machine, has no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def use_deterministic_algorithms():
     """Makes every operation give the same bits each time. XLA reads this when it first looks for devices."""
     flags = os.environ.get("XLA_FLAGS", "")

@@ -128,6 +128,9 @@ def loss(component, importing=True):
         importing: whether a module that is not kcifar's may be imported for it.
     """
     made = _make("loss", component, importing, **({"from_logits": True} if component.is_own else {}))
+    smoothing = getattr(made, "label_smoothing", 0)
+    if not 0 <= smoothing <= 1:  # which Keras takes, and the first step does not
+        raise InputError(f"loss is {component}, with label_smoothing={smoothing}; expected from 0 to 1")
     if not component.is_own:
         return made
     if getattr(made, "from_logits", True) is False:

@@ -12,6 +12,7 @@ from kcifar.callbacks.interruptible import Interruptible
 from kcifar.callbacks.live_figures import LiveCurves
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
+from kcifar.errors import InputError, one_line
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.reporting import write_report
 from kcifar.experiment.planning import has_state
@@ -76,6 +77,14 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
                 callbacks=[callback for callback in callbacks if callback],
                 verbose=0,
             )
+        except Exception as error:
+            if not backend.is_out_of_memory(error):
+                raise
+            half = max(recipe.batch_size // 2, 1)
+            raise InputError(
+                f"out of memory ({one_line(error)[:80]}) with batch_size={recipe.batch_size} in {recipe.precision}: "
+                f"start a new run with batch_size={half} or precision=bfloat16, or --device cpu"
+            ) from None
         finally:
             progress.close()
             if tensorboard:

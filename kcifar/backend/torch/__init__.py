@@ -9,6 +9,7 @@ from kcifar.backend import keras_internals
 from kcifar.backend.torch.device import (
     describe,
     generator_states,
+    is_out_of_memory,
     peak_device_bytes,
     prepares_ahead,
     restore_generators,
@@ -35,6 +36,7 @@ __all__ = [
     "generator_states",
     "gradients",
     "hessian_product",
+    "is_out_of_memory",
     "known_values",
     "pass_state",
     "peak_device_bytes",

@@ -47,6 +47,11 @@ def peak_device_bytes():
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
+def is_out_of_memory(error):
+    """Whether an error says that the device, or the machine, has no memory left."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def prepares_ahead():
     """Whether a thread that prepares the next batch helps: on a GPU.
 

@@ -1,6 +1,5 @@
 """Training from a recipe, in a run folder, by `model.fit`."""
 
-import resource
 import sys
 
 import keras
@@ -126,6 +125,10 @@ def _finish(planned, run, log, checkpoint, images):
 
 
 def _peak_memory_bytes():
-    """The most main memory that the process held so far."""
+    """The most main memory that the process held so far; None where the system does not tell, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

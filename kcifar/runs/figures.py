@@ -1,6 +1,9 @@
 """The pictures of a run: functions that draw one as a Figure, and one that saves it."""
 
+import bisect
+import itertools
 import math
+import unicodedata
 
 import matplotlib
 import numpy as np
@@ -9,6 +12,7 @@ from matplotlib.figure import Figure
 
 from kcifar.output import printable
 from kcifar.runs.files import replacing
+from kcifar.runs.fonts import fitting
 
 # Okabe & Ito's colours, told apart with any colour vision.
 _COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}
@@ -164,7 +168,7 @@ def transforms(split, draws, class_names):
 def save(figure, path):
     """Writes the figure as a PNG file."""
     # Without a version and date in it, equal runs give equal files.
-    with replacing(path) as temporary, matplotlib.rc_context({"font.size": 10}):
+    with replacing(path) as temporary, fitting(figure), matplotlib.rc_context({"font.size": 10}):
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
@@ -179,8 +183,15 @@ def _label(shares, class_names):
 def plain(text, most=32):
     """Text that a user brought, as matplotlib shows it just so: no "$" begins a formula; what is long is cut."""
     text = printable(text)
-    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    ends = list(itertools.accumulate(map(_width, text)))
+    if ends and ends[-1] > most:
+        text = f"{text[: bisect.bisect_right(ends, most - 1)]}…"
     return text.replace("$", r"\$")
+
+
+def _width(sign):
+    """2 of the square signs of East Asia, else 1."""
+    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
 def _show(axes, image):

@@ -63,6 +63,8 @@ def test_a_name_is_text_and_no_formula(name, tmp_path):
 def test_a_long_name_is_cut():
     assert figures.plain("n" * 40) == "n" * 31 + "…"
     assert figures.plain("n" * 32) == "n" * 32
+    assert figures.plain("漢" * 17) == "漢" * 15 + "…"  # each as wide as two
+    assert figures.plain("漢" * 16) == "漢" * 16
 
 
 def test_grey_images_are_shown_as_they_are():

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from kcifar.runs import figures
+from kcifar.runs.fonts import fitting
 
 # Okabe & Ito's colours, without yellow and black: told apart with any colour vision, legible on white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -57,7 +58,8 @@ def drawn(draw, *arguments):
     file = io.BytesIO()
     with matplotlib.rc_context(_DRAWING):
         figure = draw(*arguments)
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        with fitting(figure):
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue().decode()
     svg = text[text.index("<svg ") :].replace(_INK, "currentColor")
     return _uri("image/svg+xml", svg.replace(">", f">{_STYLE}", 1).encode())
@@ -77,7 +79,7 @@ def learning_rate(rows):
     axes.plot([row["epoch"] for row in rows], [row["learning_rate"] for row in rows], **style)
     axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0.5, len(rows) + 0.5))
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -127,7 +129,7 @@ def comparison(runs, column):
             most = max(most, len(rows))
     axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(0.5, most + 0.5))
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(loc="outside lower center", ncols=columns)
     return figure
 

@@ -6,6 +6,7 @@ import sys
 import kcifar
 from kcifar.commands import start
 from kcifar.errors import nearest
+from kcifar.output import note, say
 
 _COMMANDS = {
     "train": "train a classifier from a recipe",
@@ -20,15 +21,15 @@ def main(arguments=None):
     """The command `kcifar COMMAND …`, the same as `python -m kcifar.COMMAND …`; returns its exit code."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("-h", "--help"):
-        print(f"usage: kcifar COMMAND …\n\n{__doc__}\n")
-        print("\n".join(f"  kcifar {name:<10}{what}" for name, what in _COMMANDS.items()))
-        print("\nexamples:\n  kcifar train recipes/demo.py\n  kcifar train --list recipes\n  kcifar COMMAND --help")
+        say(f"usage: kcifar COMMAND …\n\n{__doc__}\n")
+        say("\n".join(f"  kcifar {name:<10}{what}" for name, what in _COMMANDS.items()))
+        say("\nexamples:\n  kcifar train recipes/demo.py\n  kcifar train --list recipes\n  kcifar COMMAND --help")
         return 0
     if command == "--version":
-        print(kcifar.__version__)
+        say(kcifar.__version__)
         return 0
     if command not in _COMMANDS:
-        print(f"kcifar: there is no command '{command}'; {nearest(command, _COMMANDS)}", file=sys.stderr)
+        note(f"kcifar: there is no command '{command}'; {nearest(command, _COMMANDS)}")
         return 2
     return importlib.import_module(f"kcifar.{command}").main(rest)
 

@@ -1,5 +1,6 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
+import argparse
 import os
 import re
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from kcifar.errors import InputError
 from kcifar.interrupts import EXIT_CODE, end_with_stdin, exit_at_once, interrupts
-from kcifar.output import drop_output
+from kcifar.output import drop_output, note, printable, unbroken
 
 # Lets large tensors lie in pages of 2 MB. On a CPU, XLA takes its memory from the system anew in each step: by small
 # pages, a step of JAX takes 1.2 times as long or more (benchmarks/). glibc reads this only when a process starts.
@@ -31,14 +32,42 @@ def use_huge_pages():
 def start(main):
     """Runs a command's `main` as a program does; its exit code. What was interrupted ends at once."""
     use_huge_pages()
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as by >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         # What a terminal cannot show, as Greek in ASCII, is shown as its code, and is no error.
-        stream.reconfigure(errors="backslashreplace")
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     interrupts.owns_process = True
     code = main()
     if code == EXIT_CODE:
         exit_at_once()
     return code
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the arguments of a command, which its errors show as text.
+
+    Args:
+        command: its name.
+        about: what it does, for its help.
+        examples: what stands at the end of its help.
+    """
+
+    def __init__(self, command, about, examples):
+        super().__init__(
+            prog=f"python -m kcifar.{command}",
+            description=about,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message):
+        super().error(printable(message))
+
+    def print_help(self, file=None):
+        with unbroken():
+            super().print_help(file)
+            (file or sys.stdout).flush()
 
 
 def add_import_option(parser):
@@ -153,8 +182,8 @@ def _import(modules):
 
 
 def _complain(parser, error):
-    text = f"{parser.prog.rpartition('.')[2]}: {' '.join(str(error).split())}"
+    text = f"{parser.prog.rpartition('.')[2]}: {printable(' '.join(str(error).split()))}"
     if len(text) > _MOST_SIGNS:  # what to do stands at its end
         text = f"{text[: _MOST_SIGNS - _LAST_SIGNS - 3]} … {text[-_LAST_SIGNS:]}"
-    print(text, file=sys.stderr)
+    note(text)
     return 2

@@ -1,10 +1,10 @@
 """Evaluate a run's best model on the test images: accuracy, calibration, confusion; how sharp its minimum is."""
 
-import argparse
 import sys
 
-from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import Parser, add_device_option, add_import_option, know_ensembles, run_command, start
 from kcifar.errors import InputError
+from kcifar.output import printable, say
 
 _EXAMPLES = """\
 Prints accuracy with its 95 % interval (Wilson's), top-2 accuracy, loss, Brier score and expected calibration error,
@@ -34,12 +34,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.evaluate",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("evaluate", __doc__, _EXAMPLES)
     parser.add_argument(
         "run",
         metavar="RUN_OR_FILE",
@@ -84,9 +79,9 @@ def _evaluate(options):
         raise InputError(f"--sharpness is of a recipe's loss, and '{run.path}' has no recipe: leave it out")
     know_ensembles([run])
     found = assess(run, options.data, options.tta or "none")
-    print(found.text())
+    say(found.text())
     if options.export:
-        print(f"\nwrote {found.export_onnx()}")
+        say(f"\nwrote {printable(found.export_onnx())}")
     if options.sharpness:
         _print_sharpness(run, found.dataset, options.rho or _RHO, options.images or _IMAGES)
 
@@ -100,13 +95,13 @@ def _print_sharpness(run, dataset, rho, images):
     loss = components.loss(recipe.loss, importing=False)
     model = load_model(run.best, float32=True)
     found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)
-    print(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
-    print(f"loss                           {found.loss:.4f}")
+    say(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
+    say(f"loss                           {found.loss:.4f}")
     batch_size = min(recipe.batch_size, images)
     uphill = f"uphill at radius {rho:g}"
-    print(f"{uphill:<30}{found.increase:+.4f}  (batches of {batch_size}, in training mode, as in SAM)")
+    say(f"{uphill:<30}{found.increase:+.4f}  (batches of {batch_size}, in training mode, as in SAM)")
     how = "" if found.converged else ", not converged"
-    print(f"top eigenvalue of the Hessian  {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
+    say(f"top eigenvalue of the Hessian  {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
 
 
 if __name__ == "__main__":

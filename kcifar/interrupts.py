@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+from kcifar.output import note
+
 EXIT_CODE = 130
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _SECONDS = 1.5
@@ -90,7 +92,7 @@ class Interrupts:
         """Says once, on stderr, that the command was interrupted, and how to go on."""
         if self._unsaid.acquire(blocking=False):
             with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
-                print("; ".join(["interrupted", *([self.advice] if self.advice else [])]), file=sys.stderr, flush=True)
+                note("; ".join(["interrupted", *([self.advice] if self.advice else [])]))
 
     def _handle(self, number, frame):
         if self.number is None:

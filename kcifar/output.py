@@ -1,21 +1,39 @@
-"""Printing what users bring, and where the reader of the output may be gone, as in `| head`."""
+"""What goes to the terminal: text that users bring in it is shown as text, and its reader may be gone, as in `| head`.
 
+Commands print by `say`, `say_json`, `note` and `warn` alone: no control character reaches a terminal by them.
+"""
+
+import contextlib
 import functools
+import json
 import os
 import sys
+import unicodedata
+
+_JOINERS = "\u200c\u200d"  # within words of Persian and Indian languages, and within emoji
 
 
-def say(text):
-    """Prints a line at once; from the moment that nobody reads it, to nowhere."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        drop_output()
+def say(text=""):
+    """Prints text at once; from the moment that nobody reads it, to nowhere.
+
+    It may have several lines: names that may hold a line break are given as `printable`.
+    """
+    _print("\n".join(map(printable, str(text).split("\n"))), sys.stdout)
+
+
+def say_json(value):
+    """Prints a value as one JSON document, in ASCII without control characters."""
+    say(json.dumps(value, indent=2).replace("\x7f", r"\u007f"))
+
+
+def note(text):
+    """Prints a line on stderr, for people to read."""
+    _print(printable(text), sys.stderr)
 
 
 def warn(text):
     """Prints a warning on stderr, in a line."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    note(f"warning: {text}")
 
 
 @functools.cache
@@ -24,11 +42,67 @@ def warn_once(text):
     warn(text)
 
 
+def _print(text, stream):
+    with unbroken():
+        print(text, file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def unbroken():
+    """Within it output that nobody reads any more is no error, but goes to nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        drop_output()
+
+
 def drop_output():
-    """Sends all further output to nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Sends all further output that nobody reads to nowhere: that on stdout, and on stderr where it goes there too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def printable(text):
-    """The text with its line breaks, control characters and undecodable bytes as escapes: one line on any terminal."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    """The text in one line of any terminal: control characters, as those of escape codes, of line breaks and of a
+    direction of writing, and undecodable bytes are shown as their codes."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    with contextlib.suppress(UnicodeEncodeError):  # bytes of a file's name, which are UTF-8 perhaps
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(map(_shown, text))
+
+
+def _shown(sign):
+    if sign.isprintable() or sign in _JOINERS or unicodedata.category(sign) == "Zs":
+        return sign
+    return sign.encode("unicode_escape").decode()
+
+
+def cells(text):
+    """How many places of a terminal a text takes: two of each square sign of East Asia, none of an accent."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def left(text, width):
+    """The text and so many spaces behind it that both take `width` places."""
+    return text + " " * (width - cells(text))
+
+
+def right(text, width):
+    """The text and so many spaces before it that both take `width` places."""
+    return " " * (width - cells(text)) + text
+
+
+def cut(text, width):
+    """As much of the text as fits `width` places."""
+    from rich.cells import set_cell_size
+
+    return text if cells(text) <= width else set_cell_size(text, width).rstrip()

@@ -1,12 +1,11 @@
 """Predict the classes of images of any size and format."""
 
 import argparse
-import json
 import sys
 
-from kcifar.commands import add_device_option, add_import_option, run_command, start
+from kcifar.commands import Parser, add_device_option, add_import_option, run_command, start
 from kcifar.errors import InputError
-from kcifar.output import printable
+from kcifar.output import cells, left, note, printable, say, say_json
 
 _EXAMPLES = """\
 An image is scaled so that its shorter side fits the model's input (bicubic, antialiased), and the middle is cut; one of
@@ -37,12 +36,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.predict",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("predict", __doc__, _EXAMPLES)
     parser.add_argument(
         "model",
         metavar="RUN_OR_FILE",
@@ -79,10 +73,10 @@ def _predict(options):
         raise InputError(f"--top is {options.top}, the model has {len(names)} classes; expected 1 to {len(names)}")
     predictions = predict(classifier, found)
     for reason in predictions.unreadable:
-        print(f"left out: {printable(reason)}", file=sys.stderr)
+        note(f"left out: {reason}")
     rows = _rows(predictions, names, options.top or min(_TOP, len(names)))
     if options.json:
-        print(json.dumps(rows, indent=2))
+        say_json(rows)
     elif len(found) > _ONE_BY_ONE or not all(photo.named for photo in found):
         _print_table(rows)
     else:
@@ -100,22 +94,30 @@ def _rows(predictions, names, top):
 
 
 def _print_one_by_one(rows):
-    width = max(len(found["class"]) for row in rows for found in row["predictions"])
+    width = _class_width(rows)
     for row in rows:
-        print(printable(row["image"]))
+        say(printable(row["image"]))
         for found in row["predictions"]:
-            print(f"  {found['class']:<{width}}  {found['probability']:7.2%}")
+            say(f"  {_with_probability(found, width)}")
 
 
 def _print_table(rows):
     paths = [printable(row["image"]) for row in rows]
-    width = max(map(len, ["image", *paths]))
-    class_width = max(len(found["class"]) for row in rows for found in row["predictions"])
+    width = max(map(cells, ["image", *paths]))
+    class_width = _class_width(rows)
     places = [f"{place:<{class_width + 9}}" for place in range(1, len(rows[0]["predictions"]) + 1)]
-    print("  ".join([f"{'image':<{width}}", *places]).rstrip())
+    say("  ".join([left("image", width), *places]).rstrip())
     for path, row in zip(paths, rows, strict=True):
-        cells = [f"{found['class']:<{class_width}}  {found['probability']:7.2%}" for found in row["predictions"]]
-        print("  ".join([f"{path:<{width}}", *cells]))
+        found = [_with_probability(found, class_width) for found in row["predictions"]]
+        say("  ".join([left(path, width), *found]))
+
+
+def _class_width(rows):
+    return max(cells(printable(found["class"])) for row in rows for found in row["predictions"])
+
+
+def _with_probability(found, width):
+    return f"{left(printable(found['class']), width)}  {found['probability']:7.2%}"
 
 
 if __name__ == "__main__":

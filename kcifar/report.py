@@ -1,9 +1,9 @@
 """Write the report of a run, or of several compared, as one HTML file that opens without a network."""
 
-import argparse
 import sys
 
-from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import Parser, add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.output import printable, say
 
 _EXAMPLES = """\
 examples:
@@ -20,12 +20,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.report",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("report", __doc__, _EXAMPLES)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -52,7 +47,7 @@ def _report(options):
 
     path = options.out or (runs[0].report if len(runs) == 1 else "report.html")
     write_report(runs, path, options.data)
-    print(path)
+    say(printable(path))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import argparse
 import functools
 import sys
 
-from kcifar.commands import add_device_option, run_command, start
+from kcifar.commands import Parser, add_device_option, run_command, start
 from kcifar.errors import InputError
 from kcifar.interrupts import interrupts
-from kcifar.output import say
+from kcifar.output import printable, say
 
 _EXAMPLES = """\
 examples:
@@ -31,12 +31,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.train",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("train", __doc__, _EXAMPLES)
     parser.add_argument(
         "recipe",
         nargs="?",
@@ -89,7 +84,7 @@ def _train(options):
     if options.list:
         from kcifar.experiment.listing import listing
 
-        print(listing(options.list))
+        say(listing(options.list))
         return
     if options.recipe and "=" in options.recipe:
         options.overrides.insert(0, options.recipe)
@@ -151,16 +146,16 @@ def _planned(recipe, start=None):
 
 def _show(rows):
     for name, text in rows:
-        print(f"{name:<15}{text}")
+        say(f"{name:<15}{printable(text)}")
 
 
 def _fit(planned, run, options, writer):
     from kcifar import experiment
 
-    say(f"{'run':<15}{run.path}\n")
+    say(f"{'run':<15}{printable(run.path)}\n")
     with interrupts.advising(f"go on with: python -m kcifar.train --resume {run.path}"):
         metrics = experiment.train(planned, run, bool(options.resume), options.progress, writer)
-    say(f"\n{_result(metrics)}\n{run.path}/: report.html, metrics.json, best.keras")
+    say(f"\n{_result(metrics)}\n{printable(run.path)}/: report.html, metrics.json, best.keras")
 
 
 def _draw(planned, run):
@@ -169,7 +164,7 @@ def _draw(planned, run):
 
     for draw, name in ((draw_classes, "classes"), (draw_transforms, "transforms")):
         draw(planned, run.figure(name))
-        print(f"{'picture':<15}{run.figure(name)}")
+        _show([("picture", run.figure(name))])
 
 
 def _take_seeds(options):

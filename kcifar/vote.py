@@ -1,12 +1,11 @@
 """Let runs vote: accuracy of each, of ensembles of every size, chosen on validation and confirmed on test."""
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
-from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import Parser, add_device_option, add_import_option, know_ensembles, run_command, start
 from kcifar.errors import InputError
+from kcifar.output import note, printable, say, say_json
 
 _EXAMPLES = """\
 Of each size those members are taken that are best on validation: of all subsets where there are at most eleven runs, of
@@ -33,12 +32,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.vote",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("vote", __doc__, _EXAMPLES)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -88,14 +82,14 @@ def _vote(options):
     know_ensembles(runs)
     election = elect(runs, options.mode, options.data, options.soup)
     for warning in election.members.warnings:
-        print(f"vote: warning: {warning}", file=sys.stderr)
+        note(f"vote: warning: {warning}")
     if options.json:
-        print(json.dumps(election.figures(), indent=2))
+        say_json(election.figures())
     else:
-        print(election.text())
+        say(election.text())
     if options.out:
         for path in election.write(options.out, options.export, size):
-            print(f"wrote {path}", file=sys.stderr if options.json else sys.stdout)
+            (note if options.json else say)(f"wrote {printable(path)}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.images_per_epoch = images_per_epoch
         self.batch_size = batch_size
         self.every = every
-        self.console = console or _Console(highlight=False)
+        self.console = console or _Console(highlight=False, markup=False, emoji=False)
         self._bar = None
         self._lock = threading.Lock()
 
@@ -58,7 +58,11 @@ class ProgressBar(keras.callbacks.Callback):
         self._epoch_started = self._updated = self._printed = time.perf_counter()
         self._lines, self._next = {}, 1
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[figures]}"))
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(24),
+                TextColumn("{task.fields[figures]}", markup=False),
+            )
             self._bar = Progress(*columns, console=self.console, auto_refresh=False, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(self._name(), total=self.params["steps"], figures="")

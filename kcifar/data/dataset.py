@@ -9,6 +9,7 @@ import numpy as np
 
 from kcifar import chance
 from kcifar.errors import InputError
+from kcifar.output import printable
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """CIFAR-10's classes, in the order of their labels."""
@@ -93,9 +94,7 @@ class Dataset:
     def __post_init__(self):
         names = tuple(self.class_names)
         object.__setattr__(self, "class_names", names)
-        # A path may hold bytes that are no UTF-8, which cannot be printed.
-        printable = self.source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        object.__setattr__(self, "source", printable)
+        object.__setattr__(self, "source", printable(self.source))
         if len(set(names)) != len(names):
             twice = [name for name, count in collections.Counter(names).items() if count > 1]
             raise InputError(f"several classes are named {' or '.join(twice)}; expected each name once")

@@ -7,7 +7,7 @@ import numpy as np
 from kcifar import data
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.scores import Scores, best_temperature
-from kcifar.output import printable
+from kcifar.output import cells, cut, left, printable, right
 from kcifar.runs.folder import expect_classes
 from kcifar.runs.saved import source_of
 
@@ -55,7 +55,8 @@ class Assessment:
 
     def _head(self):
         views = "" if self.tta == "none" else f", test-time augmentation {self.tta}"
-        lines = [f"{self.run.best} on {len(self.dataset.test):,} test images of {self.dataset.source}{views}"]
+        images = f"{len(self.dataset.test):,} test images of {self.dataset.source}"
+        lines = [f"{printable(self.run.best)} on {images}{views}"]
         if self.run.selected_on == "test":
             lines.append("the epoch was chosen on the test set itself: not an honest estimate")
         return "\n".join(lines)
@@ -97,9 +98,9 @@ class Assessment:
 
     def _accuracies(self, places):
         """A line for each of these classes."""
-        names, accuracies, width = self._names, self.test.per_class, max(map(len, self._names))
+        names, accuracies, width = self._names, self.test.per_class, max(map(cells, self._names))
         return "\n".join(
-            f"{names[place]:<{width}}  "
+            f"{left(names[place], width)}  "
             + ("      –  (no test images)" if np.isnan(accuracies[place]) else f"{accuracies[place]:7.2%}")
             for place in places
         )
@@ -110,19 +111,19 @@ class Assessment:
             return "no class was taken for another"
         names = self._names
         texts = [f"{names[label]}, predicted {names[taken]}" for label, taken, _ in pairs]
-        width = max(map(len, texts))
+        width = max(map(cells, texts))
         lines = [f"the {len(pairs)} most frequent mistakes, of the images of the label"]
         for text, (label, _, count) in zip(texts, pairs, strict=True):
-            lines.append(f"{text:<{width}}  {count:>5} of {images[label]:>5} {count / images[label]:7.2%}")
+            lines.append(f"{left(text, width)}  {count:>5} of {images[label]:>5} {count / images[label]:7.2%}")
         return "\n".join(lines)
 
     def _confusion(self):
         names = self._names
-        width, column = max(map(len, names)), max(len(f"{self.test.confusion.max()}"), 4) + 2
+        width, column = max(map(cells, names)), max(len(f"{self.test.confusion.max()}"), 4) + 2
         lines = ["label and, of its images, how many were predicted as each class"]
-        lines.append(" " * width + "".join(f"{name[: column - 2]:>{column}}" for name in names))
+        lines.append(" " * width + "".join(right(cut(name, column - 2), column) for name in names))
         for name, row in zip(names, self.test.confusion, strict=True):
-            lines.append(f"{name:<{width}}" + "".join(f"{count:>{column}}" for count in row))
+            lines.append(left(name, width) + "".join(f"{count:>{column}}" for count in row))
         return "\n".join(lines)
 
     def _mistakes(self):

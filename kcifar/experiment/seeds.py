@@ -11,7 +11,7 @@ from pathlib import Path
 from kcifar import recipe
 from kcifar.errors import InputError
 from kcifar.interrupts import ENDS_WITH_STDIN, interrupts
-from kcifar.output import say
+from kcifar.output import printable, say
 from kcifar.runs import folder
 from kcifar.runs.report import records
 
@@ -63,7 +63,7 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None):
         say(f"{'' if place == 1 else chr(10)}seed {seed}, {place} of {len(runs)}: {_state(run)}")
         if not _is_done(run):
             _train(run, path, [*overrides, f"seed={seed}"], progress_every)
-    say(f"\n{_summary(runs)}\nlet them vote: python -m kcifar.vote {out}")
+    say(f"\n{_summary(runs)}\nlet them vote: python -m kcifar.vote {printable(out)}")
     return out
 
 
@@ -73,8 +73,8 @@ def _is_done(run):
 
 def _state(run):
     if _is_done(run):
-        return f"{run.path} is done, {_accuracy(run):.2%} on test"
-    return f"{run.path} goes on" if run.begun else f"{run.path}"
+        return f"{printable(run.path)} is done, {_accuracy(run):.2%} on test"
+    return f"{printable(run.path)} goes on" if run.begun else printable(run.path)
 
 
 def _train(run, path, overrides, progress_every):

@@ -1,16 +1,13 @@
 """The pictures of a run: functions that draw one as a Figure, and one that saves it."""
 
-import bisect
-import itertools
 import math
-import unicodedata
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from kcifar.output import printable
+from kcifar.output import cells, cut, printable
 from kcifar.runs.files import replacing
 from kcifar.runs.fonts import fitting
 
@@ -183,15 +180,9 @@ def _label(shares, class_names):
 def plain(text, most=32):
     """Text that a user brought, as matplotlib shows it just so: no "$" begins a formula; what is long is cut."""
     text = printable(text)
-    ends = list(itertools.accumulate(map(_width, text)))
-    if ends and ends[-1] > most:
-        text = f"{text[: bisect.bisect_right(ends, most - 1)]}…"
+    if cells(text) > most:
+        text = f"{cut(text, most - 1)}…"
     return text.replace("$", r"\$")
-
-
-def _width(sign):
-    """2 of the square signs of East Asia, else 1."""
-    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
 
 
 def _show(axes, image):

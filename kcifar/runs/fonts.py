@@ -9,20 +9,28 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-from kcifar.output import warn_once
+from kcifar.output import warn
 
 _USUAL = "DejaVu Sans"  # which matplotlib brings along
+_told = set()  # signs of which it was said that no font has them
 
 
 @contextlib.contextmanager
 def fitting(figure):
     """Gives each text in a figure, which is drawn within it, fonts that have its signs.
 
-    Of signs that no font on the system has, a warning says so once, in the place of matplotlib's own for each.
+    Where no font on the system has some, a warning says so once, in the place of matplotlib's own for each.
     """
+    missing = set()
     for text in figure.findobj(Text):
-        if extra := families(text.get_text()):
+        extra, boxes = families(text.get_text())
+        missing |= boxes
+        if extra:
             text.set_fontfamily([_USUAL, *extra])
+    if missing - _told:
+        _told.update(missing)
+        signs = "".join(sorted(missing)[:5])
+        warn(f"no font here has '{signs}': in pictures such names are boxes; install one, as fonts-noto-cjk")
     log = logging.getLogger("matplotlib.font_manager")  # which tells of weights that a font has not
     level = log.level
     log.setLevel(logging.ERROR)
@@ -36,8 +44,9 @@ def fitting(figure):
 
 @functools.lru_cache(maxsize=4096)
 def families(text):
-    """The names of fonts that have what of a text the usual font has not; as few as are found in their order."""
-    missing = {sign for sign in text if sign.isprintable()} - _signs(font_manager.findfont(_USUAL))
+    """The names of fonts that have what of a text the usual font has not, as few as are found in their order, and a
+    set of the signs that none has."""
+    missing = set(text) - {"\n"} - _signs(font_manager.findfont(_USUAL))
     chosen = []
     for font in _fonts() if missing else ():
         if found := missing & _signs(font.fname):
@@ -45,10 +54,7 @@ def families(text):
             missing -= found
         if not missing:
             break
-    if missing:
-        signs = "".join(sorted(missing)[:5])
-        warn_once(f"no font here has {signs!r}: in pictures such names are boxes; install one, as fonts-noto-cjk")
-    return chosen
+    return chosen, missing
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from kcifar.errors import InputError
-from kcifar.output import say
+from kcifar.output import printable, say
 
 LOCK = "writer.lock"
 """The file in a run's folder that names the process which writes there."""
@@ -34,7 +34,8 @@ class Writer:
                 if not self._is_elsewhere():
                     raise
                 patience = 1.5 * _LEASE_SECONDS
-                say(f"'{self.path}' is locked by {self._holder()}: waiting whether it is alive, {patience:g} s at most")
+                held = f"'{printable(self.path)}' is locked by {self._holder()}"
+                say(f"{held}: waiting whether it is alive, {patience:g} s at most")
                 self._lease.acquire(timeout=patience, poll_interval=_LEASE_SECONDS / 30)
         except Timeout:
             raise InputError(

@@ -9,6 +9,7 @@ import numpy as np
 
 from kcifar.errors import InputError
 from kcifar.evaluation.scores import Scores, wilson_interval
+from kcifar.output import cells, left, printable
 from kcifar.voting import selection
 from kcifar.voting.members import Members, members
 from kcifar.voting.selection import MODES
@@ -93,15 +94,15 @@ class Election:
 
     def _members(self):
         found = self.members
-        names = [str(run.path) for run in found.runs]
-        width = max(map(len, names)) + 5
-        lines = [f"{'member':<{width}}validation    test   95 % interval"]
+        names = [printable(run.path) for run in found.runs]
+        width = max(map(cells, names)) + 5
+        lines = [f"{left('member', width)}validation    test   95 % interval"]
         for place, (name, scores) in enumerate(zip(names, found.test, strict=True)):
             low, high = scores.accuracy_interval()
             validation = _percent(found.validation[place].accuracy if found.validation else None)
             chosen_on_test = "*" if found.runs[place].selected_on == "test" else ""
             named = f"{place + 1:>2}  {name}{chosen_on_test}"
-            lines.append(f"{named:<{width}}{validation:>10}  {scores.accuracy:6.2%}  {low:.1%} – {high:.1%}")
+            lines.append(f"{left(named, width)}{validation:>10}  {scores.accuracy:6.2%}  {low:.1%} – {high:.1%}")
         if any(run.selected_on == "test" for run in found.runs):
             lines.append("* its epoch was chosen on the test set itself: not an honest estimate, nor is any below")
         return "\n".join(lines)

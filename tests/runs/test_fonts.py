@@ -3,7 +3,6 @@
 import pytest
 from matplotlib.figure import Figure
 
-from kcifar.output import warn_once
 from kcifar.runs import figures, fonts
 
 pytestmark = pytest.mark.once
@@ -14,12 +13,13 @@ RARE = "\u02ef"  # which a font that matplotlib brings along has, and the usual 
 @pytest.fixture(autouse=True)
 def forget():
     fonts.families.cache_clear()
-    warn_once.cache_clear()
+    fonts._told.clear()
 
 
 def test_a_font_is_added_where_the_usual_one_lacks_a_sign(tmp_path, capsys):
-    assert fonts.families("cat, Katze, кошка") == []
-    (name,) = fonts.families(f"a{RARE}")
+    assert fonts.families("cat, Katze, кошка") == ([], set())
+    (name,), missing = fonts.families(f"a{RARE}")
+    assert not missing
     assert name != "DejaVu Sans"
     figure = Figure()
     text = figure.text(0, 0, RARE)

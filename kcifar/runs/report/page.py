@@ -4,6 +4,7 @@ import functools
 
 import jinja2
 
+from kcifar.output import printable
 from kcifar.runs.report import single
 from kcifar.runs.report.comparison import compare
 
@@ -35,8 +36,14 @@ def _template():
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kcifar.runs.report", "."),
         autoescape=True,
+        finalize=_text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
+
+
+def _text(value):
+    """What is put into the page: text without control characters, which a page may not hold. Markup is left."""
+    return printable(value) if type(value) is str else value

@@ -12,7 +12,8 @@ An image is scaled so that its shorter side fits the model's input (bicubic, ant
 just that size is left as it is. For a model of grey images it is made grey. It is turned as its EXIF orientation says;
 what is transparent is laid on white; 16-bit grey is scaled to 8 bits; of an animation the first frame counts. The model
 gets raw pixels, 0 to 255.
-Of an ensemble that votes hard the probabilities are the shares of the votes.
+Of an ensemble that votes hard the probabilities are the shares of the votes. One sigmoid is the probability of the
+second of two classes; a model of several, whose classes do not exclude one another, is refused.
 
 Of a folder all images in it and below it are taken, sorted by path, without those whose names begin with a dot. One in
 a folder that cannot be read is named on stderr and left out; the exit code is 0 as long as there are others. An image

@@ -138,6 +138,15 @@ def test_a_folder_and_many_images_make_a_table(named, images, tmp_path, capsys):
     assert len(lines) == 6
 
 
+def test_one_sigmoid_is_the_probability_of_the_second_class(images, tmp_path, capsys):
+    folder, array = images
+    path = save(looking(1, activation="sigmoid"), tmp_path / "model.keras")
+    second = keras.saving.load_model(path).predict(array, verbose=0)[:, 0]
+    for item, probability in zip(json.loads(printed(capsys, path, folder, "--json")), second, strict=True):
+        given = {each["class"]: each["probability"] for each in item["predictions"]}
+        np.testing.assert_allclose([given["class 0"], given["class 1"]], [1 - probability, probability], atol=2e-6)
+
+
 def test_two_classes_are_all_there_are(image, tmp_path, capsys):
     path = save(blind(np.array([0.9, 0.1])), tmp_path / "model.keras")
     assert printed(capsys, path, image).split() == [image, "class", "0", "90.00%", "class", "1", "10.00%"]
@@ -232,7 +241,8 @@ def test_a_model_of_grey_images_sees_grey(tmp_path, capsys):
         (lambda: keras.Sequential([layers.Input((9,)), layers.Dense(2)]), "takes (None, 9); expected"),
         (two_images, "takes (None, 16, 16, 3) and (None, 16, 16, 3); expected"),
         (lambda: keras.Sequential([layers.Input((16, 16, 3)), layers.Conv2D(2, 3)]), "gives (None, 14, 14, 2); expec"),
-        (lambda: looking(1, activation="sigmoid"), "gives (None, 1); expected a classifier"),
+        (lambda: looking(1), "gives (None, 1); expected a classifier"),
+        (lambda: looking(3, activation="sigmoid"), "ends in 3 sigmoids, whose classes do not exclude one another"),
         (lambda: blind(np.array([np.nan, 0.5])), "the model gives NaN or infinity for"),
     ],
 )

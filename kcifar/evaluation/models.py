@@ -18,12 +18,17 @@ from kcifar.evaluation.test_time import TEST_TIME_AUGMENTATIONS
 _EVALUATED_AT_ONCE = 100
 _LARGE_AT_ONCE = 25  # where an image has more than 96×96 pixels: no more memory than a training step of 50
 
+_SIGMOIDS = ("sigmoid", "hard_sigmoid")
+_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid"}  # layers and operations
+_ONLY_SHAPING = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity, keras.layers.Dropout)
+
 
 def evaluate(model, split, tta="none"):
     """The `Scores` of a model that takes raw images, on every image of a split.
 
     Args:
-        model: gives logits, or probabilities (rows of numbers from 0 that sum to 1, as an ensemble's).
+        model: gives logits, or probabilities (rows of numbers from 0 that sum to 1, as an ensemble's), or by one
+            sigmoid that of the second of two classes.
         tta: test-time augmentation, for which the logits are a mean: "flip", over each image and its mirror image;
             "flip+shift", half of that, and half over both moved by a pixel down and right, and up and left.
 
@@ -33,9 +38,11 @@ def evaluate(model, split, tta="none"):
     """
     if tta not in TEST_TIME_AUGMENTATIONS:
         raise InputError(f"the test-time augmentation is '{tta}'; {nearest(tta, TEST_TIME_AUGMENTATIONS)}")
+    model = of_both_classes(model)
     expect_classifier(model, f"the model '{model.name}'", split.images.shape[1:])
     logits = sum(
-        share * log_probabilities(_outputs(model, split, view)) for view, share in TEST_TIME_AUGMENTATIONS[tta].items()
+        share * log_probabilities(_outputs(model, split, view), model)
+        for view, share in TEST_TIME_AUGMENTATIONS[tta].items()
     )
     if logits.shape != (len(split), split.classes):
         raise InputError(
@@ -63,6 +70,9 @@ def _outputs(model, split, view):
 def expect_classifier(model, what, image_shape=None):
     """Raises InputError unless a model goes from one image to one output (batch, classes), 2 classes or more.
 
+    One of several sigmoids is no such model: its probabilities are each on its own. One of a single one is where
+    `of_both_classes` made it such.
+
     Args:
         model: a `keras.Model`.
         what: it is, as the error names it.
@@ -78,6 +88,11 @@ def expect_classifier(model, what, image_shape=None):
         raise InputError(f"{what} takes {_shapes(taken)}; expected a model of one image, {expected}")
     if not (len(given) == 1 and len(given[0]) == 2 and (given[0][1] or 0) > 1):
         raise InputError(f"{what} gives {_shapes(given)}; expected a classifier: (None, classes), 2 classes or more")
+    if last_activation(model) in _SIGMOIDS:
+        raise InputError(
+            f"{what} ends in {given[0][1]} sigmoids, whose classes do not exclude one another; expected a classifier of "
+            "one class an image: with a softmax, or with logits"
+        )
 
 
 def _fits(side, wanted):
@@ -92,25 +107,66 @@ def _shapes(shapes):
     return " and ".join(map(str, shapes)) or "what it does not tell (it is no functional or sequential model)"
 
 
-def log_probabilities(outputs):
+def of_both_classes(model):
+    """A model that gives (batch, 2) probabilities, of one whose output is a sigmoid (batch, 1); another as it is.
+
+    The sigmoid is the probability of the second class, as `keras.losses.BinaryCrossentropy` has it.
+    """
+    given = _tensors(model, "outputs")
+    if not (len(given) == 1 and given[0].shape[1:] == (1,) and last_activation(model) in _SIGMOIDS):
+        return model
+    both = keras.layers.Dense(2, dtype="float32", name="both_classes")
+    outputs = both(given[0])
+    both.set_weights([np.array([[-1.0, 1.0]]), np.array([1.0, 0.0])])  # 1 − p and p
+    return keras.Model(model.inputs, outputs, name=model.name)
+
+
+def last_activation(model):
+    """The name of the activation that a model's output comes from, as "softmax", "sigmoid", "linear"; None where Keras's
+    own layers do not tell."""
+    tensor = _tensors(model, "outputs")[0]
+    while True:
+        layer, node, _ = tensor._keras_history
+        if isinstance(layer, keras.Model) and _tensors(layer, "outputs"):
+            return last_activation(layer)
+        name = getattr(getattr(layer, "activation", None), "__name__", None)
+        if isinstance(layer, _ONLY_SHAPING) or (isinstance(layer, keras.layers.Activation) and name == "linear"):
+            tensor = layer._inbound_nodes[node].input_tensors[0]
+        else:
+            return name or _ACTIVATIONS.get(type(layer).__name__)
+
+
+def gives_probabilities(model, outputs):
+    """Whether a model's outputs (n, classes) are probabilities: of a softmax, or where `are_probabilities` says so.
+
+    Else they are taken for logits.
+    """
+    return last_activation(model) == "softmax" or are_probabilities(np.asarray(outputs, np.float64))
+
+
+def log_probabilities(outputs, model=None):
     """Logarithms of the probabilities that a model's outputs (n, classes) stand for, float64.
 
-    Outputs are taken for probabilities where `are_probabilities` says so, else for logits.
+    Args:
+        outputs: probabilities or logits, see `gives_probabilities`.
+        model: that gave them; None where it is not known.
     """
     outputs = np.asarray(outputs, np.float64)
-    if are_probabilities(outputs):
+    if gives_probabilities(model, outputs) if model else are_probabilities(outputs):
         outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
     return normalised(outputs)
 
 
 def load_model(path, float32=False):
-    """The model saved at `path`, uncompiled and accelerated. Raises InputError where it is missing or damaged.
+    """The model saved at `path`, uncompiled and accelerated; one of a sigmoid alone `of_both_classes`.
+
+    Raises InputError where it is missing or damaged.
 
     Args:
         path: of a `.keras` file.
         float32: compute in float32, whatever precision it was trained in.
     """
-    model = open_model(path)
+    model = of_both_classes(open_model(path))
     return backend.accelerate(in_float32(model) if float32 else model)
 
 

@@ -130,4 +130,4 @@ def predict(classifier, found):
     if not finite.all():
         first = kept[finite.argmin()].path
         raise InputError(f"the model gives NaN or infinity for '{first}': it diverged in training; choose another")
-    return Predictions(kept, np.exp(log_probabilities(outputs)), unreadable)
+    return Predictions(kept, np.exp(log_probabilities(outputs, classifier.model)), unreadable)

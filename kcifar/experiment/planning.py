@@ -11,8 +11,7 @@ from kcifar.callbacks.tensorboard import expect_tensorboardx
 from kcifar.data import Batches
 from kcifar.data.fixed import Fixed
 from kcifar.errors import InputError
-from kcifar.evaluation.models import evaluation_batches
-from kcifar.evaluation.scores import are_probabilities
+from kcifar.evaluation.models import evaluation_batches, gives_probabilities, last_activation
 from kcifar.experiment import components
 from kcifar.experiment.part import Part, trained_part
 from kcifar.models.freezing import trained_parameters
@@ -226,9 +225,9 @@ def _whole(recipe, dataset):
     )
     if recipe.model.is_own:
         given = ops.convert_to_numpy(whole(dataset.train.images[:4], training=False))
-        if are_probabilities(given):
+        if last_activation(whole) == "sigmoid" or gives_probabilities(whole, given):
             raise InputError(
-                f"model is {recipe.model}, which gives probabilities; expected logits: leave out its softmax "
+                f"model is {recipe.model}, which gives probabilities; expected logits: leave out its softmax or sigmoid "
                 "(classifier_activation=None of keras.applications)"
             )
     return whole

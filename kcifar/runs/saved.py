@@ -74,12 +74,17 @@ def find(path):
 
 
 def find_all(paths):
-    """What `find` finds at `paths`, and at each of these that is a folder of such folders, those in it, by name.
+    """What `find` finds at `paths`, and at each of these that is a folder of such folders, those in it, see `by_value`.
+
+    Paths stay in the order given, but for three or more in that of their letters, which a shell puts `runs/*` into.
 
     Raises:
         InputError: there is none at one of the paths, or one is named twice.
     """
-    runs = [run for path in paths for run in _at(Path(path))]
+    paths = list(map(Path, paths))
+    if len(paths) > 2 and paths == sorted(paths):
+        paths.sort(key=by_value)
+    runs = [run for path in paths for run in _at(path)]
     for place, run in enumerate(runs):
         if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
             raise InputError(f"the run '{run.path}' is named twice; expected each run once")
@@ -89,12 +94,14 @@ def find_all(paths):
 def _at(path):
     own = any((path / name).is_file() for name in ("recipe.json", "best.keras"))
     inside = [] if own else {file.parent for name in ("recipe.json", "best.keras") for file in path.glob(f"*/{name}")}
-    return [find(child) for child in sorted(inside, key=_natural)] or [find(path)]
+    return [find(child) for child in sorted(inside, key=by_value)] or [find(path)]
 
 
-def _natural(path):
-    """A key by which run2 comes before run10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+def by_value(path):
+    """A key to sort paths by, in whose names numbers count by their value: seed2 before seed10, lr=1e-3 before lr=0.01."""
+    parts = [re.split(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", part) for part in path.parts]
+    values = [[float(part) if place % 2 else part for place, part in enumerate(found)] for found in parts]
+    return values, path.parts
 
 
 def source_of(runs):

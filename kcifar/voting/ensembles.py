@@ -5,8 +5,7 @@ import numpy as np
 from keras import layers, ops
 
 from kcifar.errors import InputError
-from kcifar.evaluation.models import expect_classifier
-from kcifar.evaluation.scores import are_probabilities
+from kcifar.evaluation.models import expect_classifier, gives_probabilities, of_both_classes
 from kcifar.voting.layer import Voting, expect_mode, member_weights
 
 
@@ -19,7 +18,7 @@ def ensemble(models, mode="soft", weights=None, image_shape=None):
 
     Args:
         models: functional or sequential Keras models, each from one image to (batch, classes) logits, or to
-            probabilities, which is tried on two images of noise.
+            probabilities, which is tried on two images of noise; one sigmoid is the second of two classes.
         mode, weights: see `kcifar.voting.Voting`.
         image_shape: (height, width, channels) of the images that the ensemble takes; None for what all its members
             take, and (32, 32, 3) where they differ.
@@ -31,7 +30,7 @@ def ensemble(models, mode="soft", weights=None, image_shape=None):
     Raises:
         InputError: fewer than two members, one that is no such model, or of another number of classes.
     """
-    models = list(models)
+    models = [of_both_classes(model) for model in models]
     expect_mode(mode)
     if len(models) < 2:
         found = "no members" if not models else "one member"
@@ -95,4 +94,4 @@ def _scaled(image, sides, name):
 def _gives_probabilities(model):
     sides = [side or 32 for side in model.inputs[0].shape[1:3]]
     noise = np.random.default_rng(0).uniform(0, 255, (2, *sides, model.inputs[0].shape[-1])).astype("float32")
-    return are_probabilities(ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32")))
+    return gives_probabilities(model, ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32")))

@@ -1,12 +1,14 @@
 """What the report says of several runs, compared."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from kcifar.runs.report import pictures
 from kcifar.runs.report.single import card
 from kcifar.runs.report.words import UNKNOWN, duration, interval, number, percent, value
+from kcifar.runs.saved import by_value
 
 _IMAGES, _MISTAKES = 8, 12
 
@@ -25,6 +27,7 @@ def compare(runs, split, class_names):
     shared, confidence = shared_mistakes([each.test for each in runs])
     return {
         "names": names,
+        "places": places_by_value(names),
         "table": _table(runs),
         "curves": _curves(runs, names),
         "per_class": _per_class(runs, class_names),
@@ -45,6 +48,12 @@ def short_names(runs):
     """A name for each run: its folder's, or its path where two folders have the same name."""
     names = [run.path.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def places_by_value(names):
+    """The place of each name where they are sorted, numbers by their value."""
+    order = sorted(range(len(names)), key=lambda place: by_value(Path(names[place])))
+    return [order.index(place) for place in range(len(names))]
 
 
 def shared_mistakes(scores):

@@ -90,8 +90,8 @@ def expect_classifier(model, what, image_shape=None):
         raise InputError(f"{what} gives {_shapes(given)}; expected a classifier: (None, classes), 2 classes or more")
     if last_activation(model) in _SIGMOIDS:
         raise InputError(
-            f"{what} ends in {given[0][1]} sigmoids, whose classes do not exclude one another; expected a classifier of "
-            "one class an image: with a softmax, or with logits"
+            f"{what} ends in {given[0][1]} sigmoids, whose classes do not exclude one another; expected a classifier "
+            "of one class an image: with a softmax, or with logits"
         )
 
 
@@ -122,8 +122,7 @@ def of_both_classes(model):
 
 
 def last_activation(model):
-    """The name of the activation that a model's output comes from, as "softmax", "sigmoid", "linear"; None where Keras's
-    own layers do not tell."""
+    """The name of the activation that a model's output comes from, as "softmax"; None where its layers do not tell."""
     tensor = _tensors(model, "outputs")[0]
     while True:
         layer, node, _ = tensor._keras_history

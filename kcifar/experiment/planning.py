@@ -227,8 +227,8 @@ def _whole(recipe, dataset):
         given = ops.convert_to_numpy(whole(dataset.train.images[:4], training=False))
         if last_activation(whole) == "sigmoid" or gives_probabilities(whole, given):
             raise InputError(
-                f"model is {recipe.model}, which gives probabilities; expected logits: leave out its softmax or sigmoid "
-                "(classifier_activation=None of keras.applications)"
+                f"model is {recipe.model}, which gives probabilities; expected logits: leave out its softmax or "
+                "sigmoid (classifier_activation=None of keras.applications)"
             )
     return whole
 

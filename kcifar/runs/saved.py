@@ -98,7 +98,7 @@ def _at(path):
 
 
 def by_value(path):
-    """A key to sort paths by, in whose names numbers count by their value: seed2 before seed10, lr=1e-3 before lr=0.01."""
+    """A key to sort paths by, where numbers count by their value: seed2 before seed10, lr=1e-3 before lr=0.01."""
     parts = [re.split(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", part) for part in path.parts]
     values = [[float(part) if place % 2 else part for place, part in enumerate(found)] for found in parts]
     return values, path.parts

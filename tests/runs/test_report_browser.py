@@ -66,12 +66,12 @@ def show(browser, scheme):
 
 
 def column(browser, title):
-    """The texts of a column of the sortable table, from top to bottom."""
+    """What a column of the sortable table is sorted by, from top to bottom; of the runs their names."""
     return browser.execute_script(
         """
         const table = document.querySelector("table.sortable");
         const at = [...table.tHead.rows[0].cells].findIndex((head) => head.innerText.startsWith(arguments[0]));
-        return [...table.tBodies[0].rows].map((row) => row.cells[at].dataset.value);
+        return [...table.tBodies[0].rows].map((row) => row.cells[at].querySelector("a")?.innerText ?? row.cells[at].dataset.value);
         """,
         title,
     )

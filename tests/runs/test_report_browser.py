@@ -71,7 +71,8 @@ def column(browser, title):
         """
         const table = document.querySelector("table.sortable");
         const at = [...table.tHead.rows[0].cells].findIndex((head) => head.innerText.startsWith(arguments[0]));
-        return [...table.tBodies[0].rows].map((row) => row.cells[at].querySelector("a")?.innerText ?? row.cells[at].dataset.value);
+        return [...table.tBodies[0].rows].map((row) => row.cells[at])
+          .map((cell) => cell.querySelector("a")?.innerText ?? cell.dataset.value);
         """,
         title,
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ from kcifar import data
 from kcifar.callbacks import Checkpoint
 from kcifar.data import Batches
 from kcifar.evaluate import main as evaluate
+from kcifar.evaluation.models import last_activation
 from kcifar.predict import main as predict
 from kcifar.report import main as report
+from kcifar.runs.saved import by_value, find_all
 from kcifar.runs.state import save_model
 from kcifar.vote import main as vote
 from kcifar.voting import ensemble
@@ -129,7 +132,7 @@ def test_report_compares_files_and_runs(made, tmp_path, capsys):
     page = out.read_text()
     assert "Not every recipe is known; those that are differ in nothing." in page
     for name in ("run", "mine", "soft.keras"):
-        assert f'<th scope="row" data-value="{name}">' in page
+        assert f">{name}</a></th>" in page
 
 
 def test_predict_takes_the_folder_that_checkpoint_wrote(made, tmp_path, capsys):
@@ -140,3 +143,72 @@ def test_predict_takes_the_folder_that_checkpoint_wrote(made, tmp_path, capsys):
     (found,) = json.loads(said(capsys, predict, made / "mine", tmp_path / "a.png", "--json", "--top", "1"))
     outputs = keras.saving.load_model(made / "mine" / "best.keras").predict(np.float32(test.images[:1]), verbose=0)
     assert found["predictions"][0]["class"] == f"class {outputs.argmax()}"
+
+
+NATURAL = ["alpha0.05", "alpha0.2", "lr=1e-3", "lr=0.005", "lr=1e-2", "run", "run-2", "run-10", "seed2", "seed10"]
+
+
+def test_numbers_in_names_count_by_their_value(tmp_path):
+    assert [path.name for path in sorted(map(Path, sorted(NATURAL)), key=by_value)] == NATURAL
+    for name in NATURAL:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.keras").touch()
+    assert [run.path.name for run in find_all([tmp_path])] == NATURAL
+    shell = sorted(tmp_path.iterdir())  # what `runs/*` is
+    assert [run.path.name for run in find_all(shell)] == NATURAL
+    assert [run.path for run in find_all(shell[::-1])] == shell[::-1]  # an order of one's own stays
+    two = [tmp_path / "seed10", tmp_path / "seed2"]
+    assert [run.path for run in find_all(two)] == two
+
+
+def halves(seed, activation, units):
+    """A model whose random direction in the images' pixels decides, and the images' classes by that of seed 0."""
+    image = keras.Input((32, 32, 3))
+    drawn = keras.initializers.RandomNormal(0, 0.05, seed=seed)
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255, offset=-0.5)(image))
+    return keras.Model(image, keras.layers.Dense(units, activation, kernel_initializer=drawn)(x))
+
+
+def test_one_sigmoid_is_the_same_for_every_command(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{split}": rng.integers(0, 256, (40, 32, 32, 3), np.uint8) for split in ("train", "test")}
+    models = [halves(seed, "sigmoid", 1) for seed in range(2)]
+    labels = {f"y_{x[2:]}": models[0].predict(arrays[x], verbose=0)[:, 0] > 0.5 for x in arrays}
+    images = tmp_path / "images.npz"
+    np.savez(images, **arrays, **{name: found.astype(int) for name, found in labels.items()}, class_names=["no", "yes"])
+    for place, model in enumerate(models):
+        model.save(tmp_path / f"{place}.keras")
+    paths = [tmp_path / "0.keras", tmp_path / "1.keras"]
+    seconds = [model.predict(arrays["x_test"], verbose=0)[:, 0] for model in models]
+    right = [np.mean((second > 0.5) == labels["y_test"]) for second in seconds]
+    assert f"accuracy           {right[0]:.2%}" in said(capsys, evaluate, paths[0], "--data", images)
+    out = tmp_path / "both.keras"
+    found = json.loads(said(capsys, vote, *paths, "--data", images, "--json", "--out", out))
+    assert [member["test_accuracy"] for member in found["members"]] == right
+    mean = keras.saving.load_model(out).predict(np.float32(arrays["x_test"]), verbose=0)
+    np.testing.assert_allclose(mean[:, 1], np.mean(seconds, axis=0), atol=1e-6)
+    np.testing.assert_allclose(mean.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", [evaluate, report])
+def test_several_sigmoids_are_refused(command, tmp_path, capsys):
+    halves(0, "sigmoid", len(CLASSES)).save(tmp_path / "many.keras")
+    images = write_images(tmp_path / "images.npz")
+    line = said(capsys, command, tmp_path / "many.keras", "--data", images, code=2)
+    assert "ends in 4 sigmoids, whose classes do not exclude one another" in line
+
+
+def test_the_last_activation_is_found_behind_what_shapes_alone():
+    layers = keras.layers
+    for activation in ("sigmoid", "softmax", "linear"):
+        inner = halves(0, activation, 4)
+        assert last_activation(inner) == activation
+        assert last_activation(keras.Sequential([keras.Input((32, 32, 3)), inner])) == activation
+        if activation != "linear":
+            behind = [layers.Reshape((2, 2)), layers.Flatten(), layers.Activation("linear", dtype="float32")]
+            assert last_activation(keras.Sequential([keras.Input((32, 32, 3)), inner, *behind])) == activation
+    image = keras.Input((32, 32, 3))
+    flat = layers.Flatten()(image)
+    assert last_activation(keras.Model(image, keras.ops.sigmoid(flat))) == "sigmoid"
+    assert last_activation(keras.Model(image, layers.Softmax()(flat))) == "softmax"
+    assert last_activation(keras.Model(image, layers.Average()([flat, flat]))) is None

@@ -77,6 +77,8 @@ def confusion(matrix, class_names):
             if share[row, column] >= 0.5:
                 colour = "white" if share[row, column] > 50 else "black"
                 axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    for place in np.flatnonzero(matrix.sum(axis=1) == 0):  # no image of it
+        axes.text(place, place, "–", ha="center", va="center", fontsize=8)
     axes.set_title("Confusion on the test set, % of each label")
     return figure
 

@@ -26,6 +26,11 @@ def test_few_classes_have_numbers_in_their_confusion(classes, tmp_path):
     assert names(axes) == [f"name {place}" for place in range(classes)]
 
 
+def test_a_class_without_images_has_a_dash_in_its_confusion():
+    (axes,) = figures.confusion(np.diag([5, 0, 5]), ["a", "b", "c"]).axes
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "100", (1, 1): "–", (2, 2): "100"}
+
+
 @pytest.mark.parametrize(("classes", "shown"), [(21, 21), (100, 100), (300, 100)])
 def test_many_classes_have_colours_and_as_many_names_as_there_is_room_for(classes, shown):
     (axes,) = figures.confusion(matrix(classes), [f"name {place}" for place in range(classes)]).axes

@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from kcifar.output import cells
 from kcifar.runs import figures
 from kcifar.runs.fonts import fitting
 
 # Okabe & Ito's colours, without yellow and black: told apart with any colour vision, legible on white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_DASHES = ("-", "--", ":", "-.")
+_DASHES = ("-", "--", ":", "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (6, 3)))
 # Below this share of the images a bin's accuracy is chance: it is not drawn.
 _FEWEST = 0.001
 
@@ -109,7 +110,7 @@ def reliability(scores, tempered, temperature):
         below.bar(left, 100 * images / images.sum(), 0.85 * width, align="edge", color=colour)
     axes.set(ylabel="accuracy in %", xlim=(0, 100), ylim=(0, 102))
     below.set(xlabel="confidence in %", ylabel="images, %")
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper center", ncols=3)  # off the curves
     for each in (axes, below):
         each.grid(alpha=0.3)
         each.set_axisbelow(True)
@@ -118,19 +119,20 @@ def reliability(scores, tempered, temperature):
 
 def comparison(runs, column):
     """A column of log.csv, an accuracy, by epoch, for several runs. `runs`: (name, rows of log.csv) of each."""
-    columns = max(1, min(3, 66 // (6 + max(len(name) for name, _ in runs))))  # what the figure's width has room for
+    runs = [(figures.plain(name), rows) for name, rows in runs]
+    columns = max(1, min(3, 66 // (6 + max(cells(name) for name, _ in runs))))  # what the figure's width has room for
     lines = -(-len(runs) // columns)
     figure, axes = _axes(3.2 + 0.22 * lines)
     most = 0
     for place, (name, rows) in enumerate(runs):
-        style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % 4], "label": figures.plain(name)}
+        style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % len(_DASHES)], "label": name}
         if rows and column in rows[0]:
             axes.plot([row["epoch"] for row in rows], [100 * row[column] for row in rows], **style)
             most = max(most, len(rows))
     axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(0.5, most + 0.5))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(loc="outside lower center", ncols=columns)
+    figure.legend(loc="outside lower center", ncols=columns, handlelength=2 if len(runs) <= 24 else 4)
     return figure
 
 

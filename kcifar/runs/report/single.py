@@ -9,7 +9,7 @@ import numpy as np
 
 from kcifar.runs import figures
 from kcifar.runs.report import pictures
-from kcifar.runs.report.words import duration, interval, mebibytes, number, percent, value
+from kcifar.runs.report.words import UNKNOWN, duration, interval, mebibytes, number, percent, value
 
 _SAMPLES, _MISTAKES = 16, 12
 _EXTREMES, _CONFUSED = 10, 20  # of many classes: the best and the worst, and pairs of a label and a prediction
@@ -147,7 +147,7 @@ def _confusion(matrix, class_names):
             "label": label,
             "cells": [
                 {
-                    "text": _whole_percent(share[row, column]),
+                    "text": _whole_percent(share[row, column]) if matrix[row].any() or row != column else UNKNOWN,
                     "depth": f"{share[row, column] / (1 if row == column else most):.2f}",
                     "right": row == column,
                     "title": f"{matrix[row, column]:,} of {matrix[row].sum():,}: {label} taken for {prediction}",

@@ -49,12 +49,17 @@ def load(path):
     """
     path = find(path)
     put_on_import_path(path.parent)
+    if b"\0" in path.read_bytes():
+        raise InputError(
+            f"{path}: does not parse: it holds null bytes, as UTF-16 does; expected UTF-8: save it as that"
+        )
     try:
         names = runpy.run_path(str(path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except SyntaxError as error:
-        raise InputError(f"{path}, line {error.lineno}: does not parse: {error.msg}") from None
+        where = f"{path}, line {error.lineno}" if error.lineno else path
+        raise InputError(f"{where}: does not parse: {error.msg}") from None
     except (Exception, SystemExit) as error:
         raise InputError(f"{path}: does not run: {type(error).__name__}: {error}".replace("\n", " ")) from None
     recipe = names.get("recipe")

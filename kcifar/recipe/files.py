@@ -51,7 +51,7 @@ def load(path):
     put_on_import_path(path.parent)
     if b"\0" in path.read_bytes():
         raise InputError(
-            f"{path}: does not parse: it holds null bytes, as UTF-16 does; expected UTF-8: save it as that"
+            f"{path}: does not parse: it holds null bytes, as UTF-16 does; save it as UTF-8"
         )
     try:
         names = runpy.run_path(str(path))

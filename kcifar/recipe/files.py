@@ -50,9 +50,7 @@ def load(path):
     path = find(path)
     put_on_import_path(path.parent)
     if b"\0" in path.read_bytes():
-        raise InputError(
-            f"{path}: does not parse: it holds null bytes, as UTF-16 does; save it as UTF-8"
-        )
+        raise InputError(f"{path}: does not parse: it holds null bytes, as UTF-16 does; save it as UTF-8")
     try:
         names = runpy.run_path(str(path))
     except InputError as error:

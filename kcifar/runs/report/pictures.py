@@ -127,7 +127,8 @@ def comparison(runs, column):
     for place, (name, rows) in enumerate(runs):
         style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % len(_DASHES)], "label": name}
         if rows and column in rows[0]:
-            axes.plot([row["epoch"] for row in rows], [100 * row[column] for row in rows], **style)
+            marker = "." if len(rows) == 1 else None  # which is no line
+            axes.plot([row["epoch"] for row in rows], [100 * row[column] for row in rows], marker=marker, **style)
             most = max(most, len(rows))
     axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(0.5, most + 0.5))
     axes.ticklabel_format(axis="y", useOffset=False)

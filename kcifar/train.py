@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+from pathlib import Path
 
 from kcifar.commands import Parser, add_device_option, run_command, start
 from kcifar.errors import InputError
@@ -19,6 +20,7 @@ examples:
   python -m kcifar.train recipes/transfer_resnet18.py pretrained=weights/resnet18.safetensors
   python -m kcifar.train recipes/mixup.py seed=0..4     # five runs, in turn; again: what is left of them
   python -m kcifar.train --resume runs/mixup-seed42
+  python -m kcifar.train --resume runs/mixup-seed42 optimizer.learning_rate=1e-4 epochs=60 --out runs/lower
   python -m kcifar.train --list models
   python -m kcifar.train recipes/elu_cnn.py model='nets:small(width=64)' optimizer='keras.optimizers:AdamW()'
   KERAS_BACKEND=jax python -m kcifar.train recipes/mixup.py
@@ -46,14 +48,18 @@ def _parser():
         "behind it the 20 coarse labels), images in train/ test/ and perhaps val/, .npz, TFDS folder",
     )
     parser.add_argument("--seed", metavar="N", help="the same as seed=N; N..M trains each in turn that is not done")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    parser.add_argument(
         "--out",
         metavar="RUN",
         help="folder of the run (default: runs/<recipe>-seed<N>), of several seeds that of their runs "
         "(default: runs/<recipe>-seeds<N>-<M>)",
     )
-    where.add_argument("--resume", metavar="RUN", help="go on with a run that was interrupted")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run that was interrupted; with epochs=N a longer one; with --out begin a new run where it "
+        "is now, its optimizer kept and whatever is given changed",
+    )
     parser.add_argument(
         "--progress",
         metavar="N",
@@ -98,15 +104,16 @@ def _train(options):
     if seeds:
         options.overrides.append(f"seed={seeds[0]}")
     if options.resume:
-        _resume(options)
+        (_branch if options.out else _resume)(options)
         return
     recipe, path = _load(options)
 
+    from kcifar import experiment  # it imports Keras, which takes seconds
     from kcifar.experiment import own_parts
     from kcifar.runs import folder
     from kcifar.runs.lock import writing
 
-    planned = _planned(recipe)
+    planned = experiment.plan(recipe)
     seeds_row = [("seeds", f"{seeds[0]} to {seeds[-1]}, one after another")] if seeds else []
     _show([("recipe", str(path)), *planned.describe(), *seeds_row])
     if options.dry_run:
@@ -115,7 +122,7 @@ def _train(options):
         return
     out = folder.make(options.out or folder.free_path("runs", f"{path.stem}-seed{recipe.seed}")).path
     with writing(out) as writer:
-        describe = functools.partial(own_parts.record, wanted=recipe, recipe_path=path)
+        describe = functools.partial(own_parts.record, wanted=recipe, imported_from=path.parent)
         run = folder.create(out, recipe, path.read_bytes(), planned.dataset, describe)
         _fit(planned, run, options, writer)
 
@@ -138,10 +145,32 @@ def _resume(options):
         _fit(planned, run, options, writer)
 
 
-def _planned(recipe, start=None):
-    from kcifar import experiment  # it imports Keras, which takes seconds
+def _branch(options):
+    from kcifar.runs import folder
 
-    return experiment.plan(recipe, start)
+    origin = folder.find(options.resume)
+    wanted, path = _load(options) if options.recipe else (origin.recipe.override(_overrides(options)), None)
+
+    from kcifar.experiment import own_parts
+    from kcifar.experiment.branching import branch
+    from kcifar.runs.lock import writing
+
+    begun = branch(origin, wanted)
+    _show(begun.describe())
+    out = folder.make(options.out).path
+    if options.dry_run:
+        _draw(begun.planned, folder.RunFolder(out))
+        return
+    source = path or origin.recipe_source
+    imported_from = path.parent if path else own_parts.go_on(origin) or Path.cwd()
+
+    def describe(run):
+        own_parts.record(run, wanted, imported_from)
+        begun.write(run)
+
+    with writing(out) as writer:
+        run = folder.create(out, wanted, source.read_bytes(), begun.planned.dataset, describe)
+        _fit(begun.planned, run, options, writer)
 
 
 def _show(rows):

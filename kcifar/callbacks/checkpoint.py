@@ -114,7 +114,8 @@ class Checkpoint(keras.callbacks.Callback):
         if not self._last.settle_best(state):
             self._make_best_again(model, state)
         for callback, saved in zip(self.stateful, record["callbacks"], strict=True):
-            callback.restore(saved)
+            if saved is not None:  # else it begins anew, in a run that branched off
+                callback.restore(saved)
         self._resumed = record
         return record["epochs"]
 

@@ -147,13 +147,13 @@ def _imported_names(module, path):
     return names
 
 
-def record(run, wanted, recipe_path):
+def record(run, wanted, imported_from):
     """Copies the modules of a recipe's own parts to `RUN/own_parts/`, with a list of their checksums, for the record.
 
     Args:
         run: a `kcifar.runs.folder.RunFolder`.
         wanted: the recipe.
-        recipe_path: of its file: the folder from which its modules are imported.
+        imported_from: the folder from which its modules are imported: that of its file.
     """
     files = modules_of(wanted)
     if not files:
@@ -164,14 +164,16 @@ def record(run, wanted, recipe_path):
         with replacing(folder / f"{name}.py") as temporary:
             shutil.copyfile(path, temporary)
     listed = {name: {"path": str(path), "sha256": sha256(path)} for name, path in files.items()}
-    write_json(_list_of(run), {"folder": str(Path(recipe_path).resolve().parent), "modules": listed})
+    write_json(_list_of(run), {"folder": str(Path(imported_from).resolve()), "modules": listed})
 
 
 def go_on(run):
-    """Puts the folder of a run's own parts on the import path, if it has any."""
+    """Puts the folder of a run's own parts on the import path, if it has any, and gives its path; None without."""
     written = _recorded(run)
-    if written:
-        recipe.put_on_import_path(written["folder"])
+    if not written:
+        return None
+    recipe.put_on_import_path(written["folder"])
+    return written["folder"]
 
 
 def expect_recorded(run, wanted):

@@ -54,7 +54,7 @@ def go_on(run, wanted, tell):
     if state and state.record["stopped"] and wanted.epochs != run.recipe.epochs:
         raise InputError(
             f"'{run.path}' was ended by early stopping behind epoch {state.record['epochs']} of {run.recipe.epochs}: "
-            f"with epochs={wanted.epochs} it would have ended there too"
+            f"with epochs={wanted.epochs} it would have ended there too; add --out to go on from there in a new run"
         )
     planned = plan_again(run, wanted, start)
     tell(planned.describe())
@@ -75,7 +75,9 @@ def _expect_same_rates(run, planned):
         if row["learning_rate"] != planned.learning_rate_at(epoch * steps - 1):
             raise InputError(
                 f"schedule is {planned.recipe.schedule}, by which epoch {epoch} of {planned.recipe.epochs} has another "
-                f"learning rate than it had of {run.recipe.epochs}: start a new run with epochs={planned.recipe.epochs}"
+                f"learning rate than it had of {run.recipe.epochs}: "
+                f"start a new run with epochs={planned.recipe.epochs}, or add --out to go on from "
+                "this one's last epoch all the same"
             )
 
 

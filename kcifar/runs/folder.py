@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,7 +134,10 @@ class RunFolder:
             return
         if different:
             found = ", ".join(f"{name} is {getattr(own, name)!r} there" for name in different)
-            raise InputError(f"'{self.path}' is a run of another recipe ({found}); start a new run with --out")
+            raise InputError(
+                f"'{self.path}' is a run of another recipe ({found}); go on from its last epoch in a new run, with "
+                "--resume and --out, or start one"
+            )
 
 
 @functools.lru_cache(maxsize=1)
@@ -154,7 +158,7 @@ def create(path, recipe, source, dataset, describe=None):
         recipe: resolved.
         source: of the recipe's file, bytes.
         dataset: the `kcifar.data.Dataset` that it trains on.
-        describe: called with the run before it has begun, to add more that describes it.
+        describe: called with the run first of all, to write more that describes it.
 
     Raises:
         InputError: there is something at `path`, or nothing can be written there.
@@ -164,11 +168,13 @@ def create(path, recipe, source, dataset, describe=None):
         remove_leftovers(run.path)
         for name in _PREVIEWS:
             run.figure(name).unlink(missing_ok=True)  # perhaps of another recipe
+        if run.last.folder.exists():
+            shutil.rmtree(run.last.folder)  # of a branch that was killed as it was made
+        if describe:
+            describe(run)
         with replacing(run.recipe_source) as temporary:
             Path(temporary).write_bytes(source)
         write_text(run.recipe_json, recipe.to_json())
-        if describe:
-            describe(run)
         begin(run, recipe, dataset)
     except OSError as error:
         raise _not_written(path, error) from None
@@ -176,8 +182,10 @@ def create(path, recipe, source, dataset, describe=None):
 
 
 def begin(run, recipe, dataset):
-    """Writes `environment.json`: the run has begun."""
-    write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)})
+    """Writes `environment.json`: the run has begun, anew or, where it has a state already, with that of another."""
+    state = run.last.read()
+    continues = {"continues": state.record["continues"]} if state else {}
+    write_json(run.environment, environment(dataset) | {"pretrained_sha256": _weights(recipe)} | continues)
 
 
 def _not_written(path, error):
@@ -205,7 +213,7 @@ def _holds_more(run):
     """Whether there is more than a picture of transforms, and what a run left that was killed as it was made."""
     if run.begun:
         return True
-    of_kcifar = {run.recipe_source, run.recipe_json, run.path / OWN_PARTS, run.path / LOCK}
+    of_kcifar = {run.recipe_source, run.recipe_json, run.last.folder, run.path / OWN_PARTS, run.path / LOCK}
     unfinished = run.path.glob(f"{UNFINISHED}*")
     return bool(set(run.path.iterdir()) - set(map(run.figure, _PREVIEWS)) - of_kcifar - set(unfinished))
 
@@ -222,8 +230,8 @@ def _instead(path):
     """What there is at the path, where it is no run."""
     if not path.is_dir():
         return "it is a file" if path.exists() else "there is nothing"
-    if (path / "recipe.py").is_file():
-        return "it has a recipe.py alone, as one that was killed as it was made: give the same command again"
+    if any((path / name).exists() for name in ("recipe.py", "last", OWN_PARTS)):
+        return "it has no recipe.json, as one that was killed as it was made: give the same command again"
     below = sorted(path.glob("*/recipe.json")) or sorted(path.glob("*/*/recipe.json"))
     return f"it has no recipe.json, but there is the run {below[0].parent}" if below else "it has no recipe.json"
 

@@ -227,7 +227,18 @@ def _environment(environment):
         shown["command"] = _command(shown["command"])
     if "resumed" in shown:
         shown["resumed"] = number(len(shown["resumed"])) + " times"
+    if "continues" in shown:
+        shown["continues"] = _continues(shown["continues"])
     return [(name.replace("_", " "), _plain(found)) for name, found in shown.items()]
+
+
+def _continues(origin):
+    """Which run it branched off from, and with what changed."""
+    try:
+        changed = ", ".join(f"{name} {now}, not {before}" for name, (before, now) in origin["changed"].items())
+        return f"{origin['run']} behind epoch {origin['epochs']}, with {changed or 'nothing changed'}"
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return _plain(origin)
 
 
 def _command(command):

@@ -147,7 +147,7 @@ def test_a_run_of_own_parts_is_killed_and_resumed_to_the_same_bits(project, caps
     whole = folder.find("whole")
 
     recipe = load(where / "mine.py")
-    record = functools.partial(own_parts.record, wanted=recipe, recipe_path=where / "mine.py")
+    record = functools.partial(own_parts.record, wanted=recipe, imported_from=where)
     cut = folder.create("cut", recipe, b"", data.load(recipe.data).split_validation(0.2), record)
     interrupted(recipe, cut)
     assert main(["--resume", "cut"]) == 0

@@ -132,7 +132,7 @@ def _resume(options):
 
     run = folder.find(options.resume)
     wanted = _load(options)[0] if options.recipe else run.recipe.override(_overrides(options))
-    run.expect_recipe(wanted)
+    run.expect_recipe(wanted, may_be_longer=True)
 
     from kcifar.experiment import resuming
     from kcifar.runs.lock import writing

@@ -412,7 +412,7 @@ def test_resuming_what_cannot_be_resumed(run, small, tmp_path, monkeypatch, caps
         state.write_bytes(state.read_bytes()[:1000])
     monkeypatch.chdir(run.parent)  # a line with long paths is cut
     line = complaint(capsys, train, "--resume", run.name)
-    assert re.search(r"state\.npz' is damaged .* and .*state-previous\.npz' is damaged .*start a new run", line)
+    assert re.search(r"state\.npz' is damaged .* and so is state-previous\.npz: start a new run", line)
     (run / "best.keras").write_bytes(b"no model")
     assert "cannot be opened" in complaint(capsys, evaluate, run)
     (run / "recipe.json").write_text("{")

@@ -58,7 +58,7 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None):
     for seed, run in runs.items():
         resolved = recipe.load(path).override([*overrides, f"seed={seed}"])
         if run.begun:
-            run.expect_recipe(resolved, longer=False)
+            run.expect_recipe(resolved)
     for place, (seed, run) in enumerate(runs.items(), start=1):
         say(f"{'' if place == 1 else chr(10)}seed {seed}, {place} of {len(runs)}: {_state(run)}")
         if not _is_done(run):

@@ -122,15 +122,18 @@ class RunFolder:
         except (ValueError, TypeError, AttributeError) as error:  # InputError is a ValueError
             raise InputError(f"the recipe of '{self.path}' cannot be read: {error}") from None
 
-    def expect_recipe(self, recipe, longer=True):
-        """Raises InputError where `recipe` is not this run's, or, if `longer`, that with more epochs.
+    def expect_recipe(self, recipe, may_be_longer=False):
+        """Raises InputError where `recipe` is not the one that this run was made with.
 
         Where its data lie does not count: their checksum does, see `record_resume`.
+
+        Args:
+            may_be_longer: whether it may have more epochs.
         """
         own = self.recipe
         names = {field.name for field in dataclasses.fields(recipe)} - {"data"}
         different = sorted(name for name in names if getattr(own, name) != getattr(recipe, name))
-        if longer and different == ["epochs"] and recipe.epochs > own.epochs:
+        if may_be_longer and different == ["epochs"] and recipe.epochs > own.epochs:
             return
         if different:
             found = ", ".join(f"{name} is {getattr(own, name)!r} there" for name in different)

@@ -73,18 +73,18 @@ class Last:
 
     def read(self):
         """The newest `State` that is whole; None where none was saved. Raises InputError where no one is whole."""
-        damaged = []
+        damaged = None
         for path in (self.newest, self.previous):
             try:
-                return State(path, *sealed.read(path), " and ".join(damaged) or None)
+                return State(path, *sealed.read(path), damaged)
             except FileNotFoundError:
                 continue
             except InputError as error:
-                damaged.append(str(error))
-        if not damaged:
+                damaged = f"{damaged} and so is {path.name}" if damaged else str(error)
+        if damaged is None:
             return None
         best = f", or train on from its best model: pretrained={self.best}" if self.best.exists() else ""
-        raise InputError(f"{' and '.join(damaged)}: start a new run with --out{best}")
+        raise InputError(f"{damaged}: start a new run with --out{best}")
 
     def read_previous(self):
         """The `State` before the newest; None where there is none, or not whole."""

@@ -159,6 +159,8 @@ def test_a_run_that_was_killed_as_it_was_made_can_be_made_again(images, tmp_path
     (path / "recipe.py").write_text("half")
     (path / ".kcifar-recipe-abc.json").write_text("")
     assert folder.make(path).path == path
+    (path / "recipe.json").write_text("{}")
+    assert folder.make(path).path == path
     (path / "environment.json").write_text("{}")
     with pytest.raises(InputError, match="already there"):
         folder.make(path)

@@ -107,7 +107,9 @@ def run_command(parser, work, arguments=None):
     except OSError as error:
         # A full disk, a folder that became read-only: what was written before is whole, see kcifar.runs.files.
         where = f" '{error.filename}'" if error.filename else ""
-        return _complain(parser, f"cannot read or write{where}: {error.strerror or error}")
+        return _complain(
+            parser, "; ".join([f"cannot read or write{where}: {error.strerror or error}", *_advice(error)])
+        )
     except KeyboardInterrupt:
         interrupts.say()
         return EXIT_CODE
@@ -179,6 +181,11 @@ def _import(modules):
         if module.endswith(".py"):
             put_on_import_path(Path(module).parent)
         import_module(Path(module).stem if module.endswith(".py") else module)
+
+
+def _advice(error):
+    """How to go on behind an error of the system, if that is known, in a list."""
+    return [interrupts.advice] if interrupts.advice and not isinstance(error, FileNotFoundError) else []
 
 
 def _complain(parser, error):

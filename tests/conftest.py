@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from PIL import Image
 
 # The tests' models are small: more threads only wait for each other, for minutes where something else needs the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,20 +86,10 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def blank_pictures():
-    """For tests of runs whose pictures nobody looks at: figures are made, but not drawn, which is half of a short run.
+    """For tests of runs whose pictures nobody looks at. Those of tests/runs/ are."""
+    from tests.blank_pictures import blanked
 
-    Those of tests/runs/ are.
-    """
-    from matplotlib.figure import Figure
-
-    def savefig(figure, file, *, format="png", **options):
-        if format == "svg":
-            file.write(b'<svg xmlns="http://www.w3.org/2000/svg"></svg>')
-        else:
-            Image.new("L", (1, 1)).save(file, format)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Figure, "savefig", savefig)
+    with blanked():
         yield
 
 

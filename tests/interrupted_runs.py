@@ -3,7 +3,10 @@
 import errno
 import json
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import keras
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 
 from kcifar import data
 from kcifar.evaluate import main as evaluate
+from kcifar.experiment import seeds
 from kcifar.predict import main as predict
 from kcifar.report import main as report
 from kcifar.runs.folder import RunFolder
@@ -117,6 +121,43 @@ def expect_every_instant_survived(command, folder, capture, whole=None, tells=Tr
     return len(left)
 
 
+class _Here:
+    """In place of a process of Python's: the same command in this one."""
+
+    def __init__(self, command, **options):
+        self.code = train(command[3:])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def wait(self):
+        return self.code
+
+
+def expect_every_instant_of_a_range_survived(command, folder):
+    """A range of seeds that is killed while it trains the first one gives both, by the same command again.
+
+    Returns:
+        How many different folders a kill leaves.
+    """
+    runs = folder / "runs"
+    with recorded(runs / "seed0", folder / "instants") as recorder:
+        expect(0, [*command, runs / "seed0", "seed=0"])
+    expect(0, [*command, runs / "seed1", "seed=1"])
+    expected, left = end_of(runs / "seed0"), distinct(recorder.copies)
+    for copy in left:
+        shutil.rmtree(runs / "seed0")
+        shutil.copytree(copy, runs / "seed0")
+        with mock.patch.object(seeds, "subprocess", SimpleNamespace(Popen=_Here, PIPE=subprocess.PIPE)):
+            expect(0, [*command, runs, "seed=0..1"])
+        assert end_of(runs / "seed0") == expected, copy
+        assert (runs / "seed0" / "report.html").exists()
+    return len(left)
+
+
 def expect_failing_writes_survived(command, folder, capture, error, first=1, stride=1):
     """Where a write fails, a line says so, and the run goes on to the end that it would have had.
 
@@ -175,4 +216,3 @@ def expect_damage_noticed(run, folder, capture, rng, tries):
             assert len(lines) == 1, lines
         shutil.rmtree(again)
     return right, tries - right
-

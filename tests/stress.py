@@ -1,11 +1,14 @@
-"""Runs under kills, and processes that want into one folder: the long form of what the tests try in short.
+"""Runs under kills and faults, and processes that want into one folder: the long form of what the tests try in short.
 
-Runs are killed by SIGKILL at random instants, in processes of their own, and again while they go on; their ends are
-compared with that of a run that nothing interrupted. For the lock, processes of two machines, by their names, try to
-get into one folder at once; some are killed inside.
+kills: runs are killed by SIGKILL at random instants, in processes of their own, and again while they go on; their ends
+are compared with that of a run that nothing interrupted. instants: of every variant of a run, each instant between two
+changes of its folder; each write fails, by a full disk and by an error; files are cut short and bits turned. lock:
+processes of two machines, by their names, try to get into one folder at once; some are killed inside.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import os
@@ -15,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +42,7 @@ _EXAMPLES = """\
 examples:
   KERAS_BACKEND=torch python -m tests.stress kills 60 --out kills-torch.json
   KERAS_BACKEND=jax python -m tests.stress kills 60
+  KERAS_BACKEND=torch python -m tests.stress instants 100     # and 100 damaged files
   python -m tests.stress lock 200
 """
 
@@ -65,9 +70,6 @@ def end_of(run):
     metrics = json.loads((run / "metrics.json").read_text())
     found |= {name: metrics[name] for name in ("test_accuracy", "test_loss", "best_epoch", "epochs")}
     found["log"] = (run / "log.csv").read_text()
-    import io
-    import zipfile
-
     with (
         zipfile.ZipFile(run / "best.keras") as archive,
         h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file,
@@ -111,6 +113,50 @@ def kills(count, rng):
             differing.append([name, place, sorted(different)[:5]])
         print(f"{place + 1} of {count}: {name}: {'differs' if different else 'equal'}", flush=True)
     return {"runs": count, "kills": killed, "differing": differing}
+
+
+def instants(count, rng):
+    """What every instant, every failing write and so many damaged files came to, by variant."""
+    from tests import interrupted_runs as runs
+    from tests.blank_pictures import blanked
+
+    texts, found = [io.StringIO(), io.StringIO()], {}
+
+    def capture():
+        said = [text.getvalue() for text in texts]
+        for text in texts:
+            text.seek(0)
+            text.truncate()
+        return said
+
+    def tell(name, check, *arguments, **options):
+        folder = Path(name.replace(" ", "-")).absolute()
+        folder.mkdir()
+        started = time.monotonic()
+        found[name] = check(*arguments, folder, **options)
+        print(f"{name}: {found[name]}, {time.monotonic() - started:.0f} s", file=sys.__stdout__, flush=True)
+
+    with contextlib.redirect_stdout(texts[0]), contextlib.redirect_stderr(texts[1]), blanked():
+        runs.prepare()
+        for variant, command in runs.COMMANDS.items():
+            tell(f"killed {variant}", runs.expect_every_instant_survived, command, capture=capture)
+        for variant, more in (("longer", ["epochs=3"]), ("state before", [])):
+            run = Path(f"whole {variant}").absolute()
+            runs.expect(0, [*runs.COMMANDS["averaged"], run])
+            if not more:
+                (run / "metrics.json").unlink()
+                (run / "last" / "state.npz").write_bytes(b"")
+            command = ["--resume", run, *more]
+            tell(f"killed {variant}", runs.expect_every_instant_survived, command, capture=capture, whole=run)
+        range_command = runs.COMMANDS["frozen"]
+        tell("killed range of seeds", runs.expect_every_instant_of_a_range_survived, range_command)
+        for error, variant in itertools.product(runs.ERRORS, ("averaged", "frozen", "branch")):
+            command, name = runs.COMMANDS[variant], f"{error.strerror} {variant}"
+            tell(name, runs.expect_failing_writes_survived, command, capture=capture, error=error)
+        for variant in ("averaged", "late"):
+            run = Path(f"killed {variant}".replace(" ", "-"), "whole").absolute()
+            tell(f"damaged {variant}", runs.expect_damage_noticed, run, capture=capture, rng=rng, tries=count // 2)
+    return found
 
 
 def drawn_images():
@@ -184,15 +230,17 @@ def main():
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("kills", "lock"))
-    parser.add_argument("count", type=int, help="runs that are killed, or tries to get in")
+    parser.add_argument("what", choices=("kills", "instants", "lock"))
+    parser.add_argument("count", type=int, help="runs that are killed, files damaged, or tries to get in")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument("--out", type=Path, help="a JSON file for the counts")
     options = parser.parse_args()
     out = options.out and options.out.absolute()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        found = {"kills": kills, "lock": lock}[options.what](options.count, random.Random(options.seed))
+        found = {"kills": kills, "instants": instants, "lock": lock}[options.what](
+            options.count, random.Random(options.seed)
+        )
         os.chdir("/")
     found |= {"backend": os.environ.get("KERAS_BACKEND", "torch"), "seed": options.seed}
     print(json.dumps(found, indent=1))

@@ -16,10 +16,17 @@ from kcifar.runs.last import Last
 from kcifar.runs.state import assign, optimizer_of, save_model, save_state
 
 
-def after_divergence(epochs):
-    """The end of an error of a training that diverged after so many good epochs: what is left, and what to do."""
-    kept = f"the checkpoint of epoch {epochs} stays" if epochs else "nothing was saved yet"
-    return f"{kept}. Lower the learning rate, or clip gradients (optimizer.global_clipnorm=1)"
+class Diverged(InputError):
+    """A training has no finite numbers any more; what is left, and what to do, is said behind `found`.
+
+    Attributes:
+        epochs: how many were good.
+    """
+
+    def __init__(self, found, epochs):
+        kept = f"the checkpoint of epoch {epochs} stays" if epochs else "nothing was saved yet"
+        super().__init__(f"{found}; {kept}. Lower the learning rate, or clip gradients (optimizer.global_clipnorm=1)")
+        self.epochs = epochs
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -190,9 +197,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _expect_finite(self, epochs_before):
         """The last step can break weights whose loss nobody has seen yet."""
         if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in self.model.weights):
-            raise InputError(
-                f"weights are not finite after epoch {epochs_before + 1}; {after_divergence(epochs_before)}"
-            )
+            raise Diverged(f"weights are not finite after epoch {epochs_before + 1}", epochs_before)
 
     def _is_best(self, epoch, logs):
         if self.monitor is None:

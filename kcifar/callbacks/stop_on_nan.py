@@ -5,7 +5,7 @@ import threading
 
 import keras
 
-from kcifar.callbacks.checkpoint import after_divergence
+from kcifar.callbacks.checkpoint import Diverged
 from kcifar.errors import InputError
 
 
@@ -42,9 +42,8 @@ class StopOnNaN(keras.callbacks.Callback):
             elif self._first is None or batch < self._first[0]:
                 self._first = batch, loss
             if self._first and self._finite >= self._first[0] // self._model.steps_per_execution:
-                raise InputError(self._complaint(*self._first))
+                raise Diverged(self._found(*self._first), self._epoch)
 
-    def _complaint(self, step, loss):
-        steps, done = self.params["steps"], self._epoch
-        of_all = f" of {steps}" if steps else ""
-        return f"the loss is {loss} in epoch {done + 1} at step {step + 1}{of_all}; {after_divergence(done)}"
+    def _found(self, step, loss):
+        of_all = f" of {self.params['steps']}" if self.params["steps"] else ""
+        return f"the loss is {loss} in epoch {self._epoch + 1} at step {step + 1}{of_all}"

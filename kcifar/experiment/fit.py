@@ -6,6 +6,7 @@ import keras
 
 from kcifar import backend
 from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
+from kcifar.callbacks.checkpoint import Diverged
 from kcifar.callbacks.evaluate import Evaluate
 from kcifar.callbacks.interruptible import Interruptible
 from kcifar.callbacks.live_figures import LiveCurves
@@ -49,10 +50,10 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
         planned.weight_ema,
         evaluation,
         *planned.callbacks,
+        writer and keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: writer.expect_mine()),
         log,
         tensorboard,
         planned.early_stopping,
-        writer and keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: writer.expect_mine()),
         checkpoint,
         StopOnNaN(),
         LiveCurves(run.figure("curves"), log, recipe.select_on),
@@ -76,6 +77,8 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
                 callbacks=[callback for callback in callbacks if callback],
                 verbose=0,
             )
+        except Diverged as error:
+            raise InputError(f"{error}{_after_divergence(error.epochs, run)}") from None
         except Exception as error:
             if not backend.is_out_of_memory(error):
                 raise
@@ -89,6 +92,11 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
             if tensorboard:
                 tensorboard.close()
     return _finish(planned, run, log, checkpoint, images)
+
+
+def _after_divergence(epochs, run):
+    """The command that goes on from the last good epoch, where there is one."""
+    return f": python -m kcifar.train --resume {run.path} optimizer.global_clipnorm=1 --out NEW" if epochs else ""
 
 
 def _finish(planned, run, log, checkpoint, images):

@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from kcifar.errors import InputError
+
 # How the names of files begin that are being written: no file of a user's is taken for one.
 UNFINISHED = ".kcifar-"
 
@@ -22,6 +24,8 @@ def replacing(path):
     try:
         name = {"prefix": f"{UNFINISHED}{path.stem}-", "suffix": path.suffix}
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, **name)
+    except FileNotFoundError:
+        raise InputError(f"'{path.parent}' is not there any more: it was moved or removed meanwhile") from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     os.close(descriptor)
@@ -31,9 +35,11 @@ def replacing(path):
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # as of a disk that is full
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

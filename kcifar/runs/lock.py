@@ -47,7 +47,9 @@ class Writer:
         self._lease.release()
 
     def expect_mine(self):
-        """Raises InputError where another process took it, as it may when this one was halted for long."""
+        """Raises InputError where another took it, as may be when this process was halted, or the folder is gone."""
+        if not self.path.exists():
+            raise InputError(f"'{self.path}' is not there any more: it was moved or removed while it was trained")
         if not self._lease.is_lock_held_by_us:
             raise InputError(
                 f"'{self.path}' was taken over by {self._holder()} while this process was halted: it ends here"

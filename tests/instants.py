@@ -76,6 +76,8 @@ def recorded(folder, copies):
 class Failing:
     """Raises an error in the place of one of the changes in a folder, or of one of the openings of its files to write.
 
+    But for the lock, which is of this process: it is free when that has ended.
+
     Attributes:
         seen: the changes so far.
     """
@@ -84,6 +86,8 @@ class Failing:
         self.folder, self.at, self.error, self.seen = Path(folder).absolute(), at, error, 0
 
     def on(self, event, arguments):
+        if str(arguments[0]).endswith("writer.lock"):
+            return
         if event == "open":
             path, _, flags = arguments
             changes = flags & (os.O_WRONLY | os.O_RDWR) and _is_inside(self.folder, path)

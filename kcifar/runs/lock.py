@@ -43,8 +43,9 @@ class Writer:
             ) from None
 
     def give_back(self):
-        """Gives it back."""
-        self._lease.release()
+        """Gives it back; where its file cannot be removed, it is free when this process has ended."""
+        with contextlib.suppress(OSError):
+            self._lease.release()
 
     def expect_mine(self):
         """Raises InputError where another took it, as may be when this process was halted, or the folder is gone."""

@@ -86,13 +86,12 @@ class Failing:
         self.folder, self.at, self.error, self.seen = Path(folder).absolute(), at, error, 0
 
     def on(self, event, arguments):
-        if str(arguments[0]).endswith("writer.lock"):
-            return
         if event == "open":
             path, _, flags = arguments
             changes = flags & (os.O_WRONLY | os.O_RDWR) and _is_inside(self.folder, path)
         else:
             changes = event in _CHANGES and any(_is_inside(self.folder, argument) for argument in arguments[:2])
+        changes = changes and not str(arguments[0]).endswith("writer.lock")
         self.seen += bool(changes)
         if changes and self.seen == self.at:
             raise self.error

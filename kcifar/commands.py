@@ -1,11 +1,12 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
+import argparse
 import os
 import re
 import sys
 from pathlib import Path
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, nearest
 from kcifar.interrupts import EXIT_CODE, end_with_stdin, exit_at_once, interrupts
 from kcifar.output import drop_output
 
@@ -39,6 +40,48 @@ def start(main):
     if code == EXIT_CODE:
         exit_at_once()
     return code
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command's arguments. What is wrong with them is told as all else that a user can mend: in one line.
+
+    Args:
+        command: its name, as "train".
+        description, epilog: see `argparse`.
+    """
+
+    def __init__(self, command, description, epilog):
+        super().__init__(
+            prog=f"python -m kcifar.{command}",
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message):
+        raise InputError(f"{message}; {self.prog} --help tells what is expected")
+
+
+def one_of(names):
+    """The type of an argument that has these choices, which argparse refuses in other words in each Python."""
+
+    def chosen(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"'{text}' is unknown; {nearest(text, names)}")
+        return text
+
+    return chosen
+
+
+def number_of(what):
+    """The type of an argument that is a number, at least 1, of what is named."""
+
+    def counted(text):
+        if not (text.isdecimal() and int(text)):
+            raise argparse.ArgumentTypeError(f"'{text}' is no number of {what}; expected a whole number, at least 1")
+        return int(text)
+
+    return counted
 
 
 def add_import_option(parser):

@@ -1,9 +1,17 @@
 """Evaluate a run's best model on the test images: accuracy, calibration, confusion; how sharp its minimum is."""
 
-import argparse
 import sys
 
-from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import (
+    Parser,
+    add_device_option,
+    add_import_option,
+    know_ensembles,
+    number_of,
+    one_of,
+    run_command,
+    start,
+)
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -26,6 +34,7 @@ examples:
 
 _RHO, _IMAGES = 0.05, 1000
 _TTA = ("flip", "flip+shift")
+_FORMATS = ("onnx",)
 
 
 def main(arguments=None):
@@ -34,12 +43,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.evaluate",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("evaluate", __doc__, _EXAMPLES)
     parser.add_argument(
         "run",
         metavar="RUN_OR_FILE",
@@ -51,10 +55,14 @@ def _parser():
         "--tta",
         metavar="VIEWS",
         choices=_TTA,
+        type=one_of(_TTA),
         help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6, shifted by a pixel too)",
     )
     parser.add_argument(
-        "--export", choices=("onnx",), help="write the model beside its file as .onnx too, checked against Keras"
+        "--export",
+        choices=_FORMATS,
+        type=one_of(_FORMATS),
+        help="write the model beside its file as .onnx too, checked against Keras",
     )
     sharpness = parser.add_argument_group("sharpness of the minimum, by the recipe's loss on training images")
     sharpness.add_argument(
@@ -63,7 +71,9 @@ def _parser():
         help="the loss increase at radius RHO along SAM's direction, the Hessian's top eigenvalue (a minute on a CPU)",
     )
     sharpness.add_argument("--rho", metavar="RHO", type=float, help=f"radius (default: {_RHO})")
-    sharpness.add_argument("--images", metavar="N", type=int, help=f"the first N training images (default: {_IMAGES})")
+    sharpness.add_argument(
+        "--images", metavar="N", type=number_of("images"), help=f"the first N training images (default: {_IMAGES})"
+    )
     add_device_option(parser)
     add_import_option(parser)
     return parser

@@ -1,9 +1,8 @@
 """Write the report of a run, or of several compared, as one HTML file that opens without a network."""
 
-import argparse
 import sys
 
-from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import Parser, add_device_option, add_import_option, know_ensembles, run_command, start
 
 _EXAMPLES = """\
 examples:
@@ -20,12 +19,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.report",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("report", __doc__, _EXAMPLES)
     parser.add_argument(
         "runs",
         nargs="+",

@@ -1,11 +1,19 @@
 """Let runs vote: accuracy of each, of ensembles of every size, chosen on validation and confirmed on test."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from kcifar.commands import add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import (
+    Parser,
+    add_device_option,
+    add_import_option,
+    know_ensembles,
+    number_of,
+    one_of,
+    run_command,
+    start,
+)
 from kcifar.errors import InputError
 
 _EXAMPLES = """\
@@ -26,6 +34,9 @@ examples:
   python -m kcifar.vote runs/mixup-seeds0-4 --json > votes.json
 """
 
+_MODES = ("soft", "hard")
+_FORMATS = ("onnx",)
+
 
 def main(arguments=None):
     """The command; returns its exit code."""
@@ -33,12 +44,7 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m kcifar.vote",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("vote", __doc__, _EXAMPLES)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -49,7 +55,8 @@ def _parser():
     parser.add_argument("--data", metavar="SOURCE", help="the images from elsewhere (default: those of the first run)")
     parser.add_argument(
         "--mode",
-        choices=("soft", "hard"),
+        choices=_MODES,
+        type=one_of(_MODES),
         default="soft",
         help="of the ensemble that is named and written: soft, the mean of the probabilities (default); hard, the most "
         "frequent class, ties to the larger mean",
@@ -57,10 +64,15 @@ def _parser():
     parser.add_argument("--out", metavar="FILE.keras", type=Path, help="write the best ensemble as one Keras model")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--size", metavar="N", type=int, help="write the best of N members, whatever is best on validation"
+        "--size",
+        metavar="N",
+        type=number_of("members"),
+        help="write the best of N members, whatever is best on validation",
     )
     size.add_argument("--all", action="store_true", help="write that of all members")
-    parser.add_argument("--export", choices=("onnx",), help="and beside FILE.keras the same as FILE.onnx")
+    parser.add_argument(
+        "--export", choices=_FORMATS, type=one_of(_FORMATS), help="and beside FILE.keras the same as FILE.onnx"
+    )
     parser.add_argument(
         "--soup",
         action="store_true",

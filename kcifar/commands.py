@@ -1,6 +1,7 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -59,7 +60,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        raise InputError(f"{message}; {self.prog} --help tells what is expected")
+        told = "; " in message  # by the type of an argument, see below; else these are argparse's own words
+        raise InputError(message if told else f"{message}; {self.prog} --help tells what is expected")
 
 
 def one_of(names):
@@ -195,8 +197,16 @@ def _import(modules):
         import_module(Path(module).stem if module.endswith(".py") else module)
 
 
+def _from_here(text):
+    """The text, in which a path in the working directory is a relative one, which is shorter."""
+    with contextlib.suppress(FileNotFoundError):  # it may have been deleted
+        here = os.getcwd()
+        return text.replace(f"{here}{os.sep}", "") if here != os.sep else text
+    return text
+
+
 def _complain(parser, error):
-    text = f"{parser.prog.rpartition('.')[2]}: {' '.join(str(error).split())}"
+    text = f"{parser.prog.rpartition('.')[2]}: {_from_here(' '.join(str(error).split()))}"
     if len(text) > _MOST_SIGNS:  # what to do stands at its end
         text = f"{text[: _MOST_SIGNS - _LAST_SIGNS - 3]} … {text[-_LAST_SIGNS:]}"
     print(text, file=sys.stderr)

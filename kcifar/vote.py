@@ -87,6 +87,9 @@ def _parser():
 def _vote(options):
     if options.out and options.out.suffix != ".keras":
         raise InputError(f"--out is '{options.out}'; expected a file that ends in .keras")
+    if options.out and (options.out.is_dir() or any(folder.is_file() for folder in options.out.parents)):
+        what = "a folder" if options.out.is_dir() else "below a file"
+        raise InputError(f"--out is '{options.out}', {what}; expected the path of a file that can be written")
     for name in ("export", "size", "all"):
         if getattr(options, name) not in (None, False) and not options.out:
             raise InputError(f"--{name} is of the ensemble's file: give --out FILE.keras too")

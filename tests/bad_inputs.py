@@ -74,7 +74,6 @@ TABLES = {
         Case("so few that there is none", "kcifar train tiny.py validation=0.001"),
         Case("selection on images that there are not", "kcifar train tiny.py validation=0"),
         Case("selection on an unknown split", "kcifar train tiny.py select_on=valid"),
-        Case("selection from an epoch that never comes", "kcifar train tiny.py select_from_epoch=5"),
         Case("an unknown precision", "kcifar train tiny.py precision=float8"),
         Case("neither true nor false", "kcifar train tiny.py deterministic=maybe"),
         Case("a word for a seed", "kcifar train tiny.py seed=x"),
@@ -91,7 +90,6 @@ TABLES = {
     "kcifar train: parts of the recipe": [
         Case("an unknown model", "kcifar train tiny.py 'model=resnet21()'"),
         Case("an unknown argument of a model", "kcifar train tiny.py model.droput=0.1"),
-        Case("a model's argument out of range", "kcifar train tiny.py 'model=elu_cnn(dropout=2)'"),
         Case("a model of one's own that is not there", "kcifar train tiny.py 'model=my_nets:small()'"),
         Case("a name that is not in the module", "kcifar train tiny.py 'model=nets:smal()'"),
         Case("what makes something else", "kcifar train tiny.py 'model=nets:small()'"),
@@ -114,15 +112,19 @@ TABLES = {
         Case("an unknown schedule", "kcifar train tiny.py 'schedule=Cosine()'"),
         Case("a schedule without its arguments", "kcifar train tiny.py 'schedule=StepDecay()'"),
         Case("a warm-up longer than the run", "kcifar train tiny.py 'schedule=WarmupCosine(warmup_epochs=5)'"),
-        Case("a cycle the wrong way round", "kcifar train tiny.py 'schedule=CyclicLR(base=1, maximum=0, step_size_up=2)'"),
+        Case(
+            "a cycle the wrong way round", "kcifar train tiny.py 'schedule=CyclicLR(base=1, maximum=0, step_size_up=2)'"
+        ),
         Case("a callback that there is not", "kcifar train tiny.py 'callbacks=[Checkpoint()]'"),
         Case("one that Keras has not", "kcifar train tiny.py 'callbacks=[keras.callbacks:TerminateOnNan()]'"),
-        Case("nothing to stop early by", "kcifar train tiny.py 'early_stopping=EarlyStopping(patience=2)' select_on=last"),
+        Case(
+            "nothing to stop early by", "kcifar train tiny.py 'early_stopping=EarlyStopping(patience=2)' select_on=last"
+        ),
         Case("patience below 0", "kcifar train tiny.py 'early_stopping=EarlyStopping(patience=-1)'"),
         Case("a radius of 0", "kcifar train tiny.py 'sharpness_aware=SharpnessAware(rho=0)'"),
         Case("an average that never ends", "kcifar train tiny.py 'weight_ema=WeightEMA(decay=2)'"),
         Case("unknown layers to freeze", "kcifar train tiny.py freeze=layer9"),
-        Case("all layers frozen", "kcifar train tiny.py freeze=conv1,conv2,conv3,norm1,norm2,norm3,dense1,dense2,head"),
+        Case("all layers frozen", "kcifar train tiny.py freeze=conv1,conv2,dense1,dense2,logits"),
         Case("nothing to unfreeze", "kcifar train tiny.py unfreeze_epoch=1 epochs=2"),
     ],
     "kcifar train: weights to start from": [
@@ -156,7 +158,6 @@ TABLES = {
         Case("a file of CIFAR-10 is missing", "kcifar train tiny.py --data cifar-10-batches-py"),
         Case("half an archive", "kcifar train tiny.py --data cifar-10-python.tar.gz"),
         Case("coarse labels of what has none", "kcifar train tiny.py --data images.npz:coarse"),
-        Case("an unknown data set of TFDS", "kcifar train tiny.py --data tfds:cifar11"),
         Case("no test images", "kcifar train tiny.py --data testless"),
         Case("one class", "kcifar train tiny.py --data single"),
         Case("other classes in test", "kcifar train tiny.py --data differing"),

@@ -275,7 +275,7 @@ def test_a_damaged_image_that_is_named(images, tmp_path, capsys):
     folder, _ = images
     (folder / "41.png").write_text("no image")
     words = refused(capsys, save(blind(), tmp_path / "model.keras"), folder, folder / "41.png")
-    assert "41.png' cannot be read as an image: cannot identify image file" in words
+    assert "41.png' cannot be read as an image: it is of no format that Pillow knows" in words
 
 
 @pytest.mark.once

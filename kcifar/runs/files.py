@@ -31,9 +31,11 @@ def replacing(path):
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename == temporary:  # a name that nobody knows
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

@@ -108,6 +108,7 @@ def run_command(parser, work, arguments=None):
         with interrupts.heeded():
             end_with_stdin()
             options = parser.parse_intermixed_args(arguments)
+            _expect_values(options)
             _check_backend()
             _check_processes()
             if getattr(options, "device", None):
@@ -143,7 +144,7 @@ def add_device_option(parser):
     parser.add_argument(
         "--device",
         metavar="NAME",
-        default=os.environ.get("KCIFAR_DEVICE"),
+        default=os.environ.get("KCIFAR_DEVICE") or None,
         help="compute on cpu, cuda:0, cuda:1, … (default: the variable KCIFAR_DEVICE, else a GPU where there is one)",
     )
 
@@ -166,6 +167,13 @@ def know_ensembles(runs):
     """Has Keras know the layer of an ensemble that votes hard, where one of what was found may be such a file."""
     if any(run.recipe is None for run in runs):
         from kcifar.voting import Voting  # noqa: F401
+
+
+def _expect_values(options):
+    # A path that is empty would be the working directory, or as if it were not given.
+    for name, value in vars(options).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise InputError(f"what is given as {name} is empty, as where a variable is not set; expected a value")
 
 
 def _check_backend():

@@ -1,5 +1,6 @@
 """Evaluate a run's best model on the test images: accuracy, calibration, confusion; how sharp its minimum is."""
 
+import math
 import sys
 
 from kcifar.commands import (
@@ -83,8 +84,8 @@ def _evaluate(options):
     for name, value in (("--rho", options.rho), ("--images", options.images)):
         if value is not None and not options.sharpness:
             raise InputError(f"{name} is of the sharpness: give --sharpness too, or leave it out")
-        if value is not None and not value > 0:
-            raise InputError(f"{name} is {value}; expected above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} is {value}; expected a number above 0")
 
     from kcifar.evaluation.assessment import assess
     from kcifar.runs import saved

@@ -15,6 +15,7 @@ A command ends with one of these exit codes:
   with.
 - 141: whoever read its output ended first, as in `kcifar evaluate runs/a | head -1`. It says nothing.
 
+Of several seeds each is trained by a command of its own: where one ends with a line on stderr, a second line says which.
 A traceback is a defect of kcifar, or of a part of your own that fails in the middle of a training.
 
 The tables below are what the commands say, written by a test that gives them. In the folder in which it does, `tiny.py`
@@ -103,8 +104,11 @@ TABLES = {
         Case("a learning rate below 0", "kcifar train tiny.py optimizer.learning_rate=-1"),
         Case("a word for a learning rate", "kcifar train tiny.py optimizer.learning_rate=fast"),
         Case("a penalty below 0", "kcifar train tiny.py optimizer.l2=-1"),
+        Case("no finite learning rate", "kcifar train tiny.py optimizer.learning_rate=1e400"),
+        Case("a word for a momentum", "kcifar train tiny.py 'optimizer=SGD(learning_rate=0.1, momentum=high)'"),
         Case("an unknown loss", "kcifar train tiny.py 'loss=CrossEntropy()'"),
         Case("smoothing above 1", "kcifar train tiny.py loss.label_smoothing=5"),
+        Case("a word for a smoothing", "kcifar train tiny.py 'loss=CategoricalCrossentropy(label_smoothing=some)'"),
         Case("an unknown transform", "kcifar train tiny.py 'transforms=[MixPu(alpha=0.2)]'"),
         Case("a transform's argument out of range", "kcifar train tiny.py transforms.MixUp.alpha=-1"),
         Case("a transform without its arguments", "kcifar train tiny.py 'transforms=[RandomCrop()]'"),
@@ -135,9 +139,11 @@ TABLES = {
         Case("a damaged file", "kcifar train tiny.py pretrained=cut.keras"),
         Case("weights of another model", "kcifar train tiny.py pretrained=small.keras"),
         Case("a folder", "kcifar train tiny.py pretrained=runs/a"),
+        Case("a named pipe", "kcifar train tiny.py pretrained=pipe.npz"),
     ],
     "kcifar train: data": [
         Case("no such path", "kcifar train tiny.py --data nowhere/images.npz"),
+        Case("an empty path", "kcifar train tiny.py data="),
         Case("a word with a slip", "kcifar train tiny.py --data dmeo"),
         Case("an empty folder", "kcifar train tiny.py --data empty"),
         Case("a file of another kind", "kcifar train tiny.py --data notes.txt"),
@@ -173,6 +179,7 @@ TABLES = {
         Case("an abbreviation of several", "kcifar train tiny.py --d cpu"),
         Case("a line every 0 batches", "kcifar train tiny.py --progress 0"),
         Case("an unknown list", "kcifar train --list modles"),
+        Case("an empty path for the run", "kcifar train tiny.py --out ''"),
         Case("both a new run and an old one", "kcifar train tiny.py --out runs/c --resume runs/a"),
         Case("the run is there already", "kcifar train tiny.py --out runs/a"),
         Case("a folder that holds something else", "kcifar train tiny.py --out pictures"),
@@ -188,6 +195,7 @@ TABLES = {
     ],
     "kcifar train --resume": [
         Case("nothing to resume", "kcifar train --resume runs/none"),
+        Case("an empty path", "kcifar train tiny.py --resume ''"),
         Case("a file", "kcifar train --resume model.keras"),
         Case("a folder of runs", "kcifar train --resume runs"),
         Case("a run that was killed as it was made", "kcifar train --resume runs/young"),
@@ -226,6 +234,8 @@ TABLES = {
         Case("a radius without --sharpness", "kcifar evaluate runs/a --rho 0.1"),
         Case("a radius below 0", "kcifar evaluate runs/a --sharpness --rho -1"),
         Case("no radius at all", "kcifar evaluate runs/a --sharpness --rho nan"),
+        Case("no finite radius", "kcifar evaluate runs/a --sharpness --rho inf"),
+        Case("a word for a radius", "kcifar evaluate runs/a --sharpness --rho big"),
         Case("sharpness of no images", "kcifar evaluate runs/a --sharpness --images 0"),
         Case("sharpness without a recipe", "kcifar evaluate model.keras --data images.npz --sharpness"),
         Case("an unknown format", "kcifar evaluate runs/a --export onxx"),
@@ -242,6 +252,8 @@ TABLES = {
         Case("an empty folder", "kcifar predict runs/a empty"),
         Case("a folder without images", "kcifar predict runs/a texts"),
         Case("no such model", "kcifar predict runs/none one.png"),
+        Case("an empty path", "kcifar predict runs/a ''"),
+        Case("a named pipe for the model", "kcifar predict pipe.npz one.png"),
         Case("a folder without a model", "kcifar predict pictures one.png"),
         Case("the image before the model", "kcifar predict one.png runs/a/best.keras"),
         Case("half a model", "kcifar predict cut.keras one.png"),
@@ -279,6 +291,7 @@ TABLES = {
         Case("an ensemble of 0", "kcifar vote twice --size 0 --out e.keras"),
         Case("an ensemble of more than there are", "kcifar vote twice --size 9 --out e.keras"),
         Case("an ensemble of one", "kcifar vote twice --size 1 --out e.keras"),
+        Case("one member alone is best", "kcifar vote twice --out e.keras"),
         Case("a size of a file that is not written", "kcifar vote twice --size 2"),
         Case("both a size and all", "kcifar vote twice --size 2 --all --out e.keras"),
         Case("a file of another kind", "kcifar vote twice --out e.h5"),

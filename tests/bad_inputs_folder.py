@@ -35,7 +35,7 @@ RECIPES = {
     "misspelt.py": TINY.replace("epochs", "epoch"),
     "seedless.py": TINY.replace("    seed=0,\n", ""),
     "textual.py": TINY.replace("batch_size=20", 'batch_size="20"'),
-    "nets.py": "def small(width=8):\n    return {'width': width}\n\ndef broken():\n    raise RuntimeError('no such layer')\n",
+    "nets.py": "def small():\n    return {}\n\ndef broken():\n    raise RuntimeError('no such layer')\n",
 }
 
 

@@ -123,7 +123,7 @@ def in_float32(model):
 
 def open_model(path):
     """The model saved at `path`, uncompiled. Raises InputError where it is missing or damaged."""
-    if Path(path).is_file() and not zipfile.is_zipfile(path):
+    if Path(path).exists() and not (Path(path).is_file() and zipfile.is_zipfile(path)):  # never waits for a named pipe
         raise InputError(
             f"'{path}' cannot be opened as a Keras model: it is no whole .keras file: copy or make it again"
         )

@@ -37,7 +37,8 @@ def locate(source):
     if path.exists():
         model = path / "best.keras"
         hint = f"give '{model}'" if model.is_file() else "give the path of a file"
-        raise InputError(f"'{path}' is no file of weights but {'a folder' if path.is_dir() else 'no file'}: {hint}")
+        what = "a folder" if path.is_dir() else "neither file nor folder"
+        raise InputError(f"'{path}' is no file of weights but {what}: {hint}")
     publisher, _, name = str(source).partition("/")
     if publisher == "torchvision":
         return _of_torchvision(name)

@@ -59,6 +59,7 @@ class Recipe:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.type))
+        _expect(self.data != "", "data", self.data, "a source, as auto or a path")
         for name in ("batch_size", "epochs", "select_from_epoch"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("unfreeze_epoch", "resize", "center_crop"):

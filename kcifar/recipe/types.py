@@ -13,6 +13,7 @@ _WORDS = {
     object: "a literal",
     types.NoneType: "none",
 }
+_PLURALS = {float: "numbers", str: "words", object: "literals"}
 
 
 def typed(name, value, annotation):
@@ -37,5 +38,5 @@ def written(annotation):
     if isinstance(annotation, types.UnionType):
         return " or ".join(map(written, typing.get_args(annotation)))
     if typing.get_origin(annotation) is tuple:
-        return f"a list, each item of it {written(typing.get_args(annotation)[0])}"
+        return f"a list of {_PLURALS.get(typing.get_args(annotation)[0], 'components, as [Name(argument=value)]')}"
     return _WORDS.get(annotation, "a component, as Name(argument=value)")

@@ -1,6 +1,7 @@
 """What optimizers with PyTorch's semantics have in common."""
 
 import inspect
+import math
 
 import keras
 import numpy as np
@@ -32,8 +33,8 @@ class CoupledL2(keras.optimizers.Optimizer):
         for argument, value in kwargs.items():
             if (value is not None and argument in _OF_TORCH) or argument not in _OF_KERAS:
                 raise _unknown(type(self), argument, value)
-        super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
         expect_not_negative(type(self).__name__, learning_rate=learning_rate, l2=l2)
+        super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
         if global_clipnorm is not None and not global_clipnorm > 0:
             raise InputError(f"{type(self).__name__}(global_clipnorm={global_clipnorm}): expected above 0, or None")
         self.l2 = l2
@@ -154,9 +155,13 @@ class CoupledL2(keras.optimizers.Optimizer):
 
 
 def expect_not_negative(optimizer, **arguments):
-    """Raises InputError, naming the first, where a number is negative; schedules pass."""
+    """Raises InputError, naming the first, where one is text, None, or a number that is negative or not finite.
+
+    Schedules pass.
+    """
     for name, value in arguments.items():
-        if isinstance(value, (int, float)) and not value >= 0:
+        is_number = isinstance(value, (int, float))
+        if value is None or isinstance(value, str) or (is_number and not 0 <= value < math.inf):
             raise InputError(f"{optimizer}({name}={value}): expected a number ≥ 0")
 
 

@@ -15,7 +15,7 @@ A command ends with one of these exit codes:
   with.
 - 141: whoever read its output ended first, as in `kcifar evaluate runs/a | head -1`. It says nothing.
 
-Of several seeds each is trained by a command of its own: where one ends with a line on stderr, a second line says which.
+Of several seeds each is trained by a command of its own: where one ends with a line on stderr, a second says which.
 A traceback is a defect of kcifar, or of a part of your own that fails in the middle of a training.
 
 The tables below are what the commands say, written by a test that gives them. In the folder in which it does, `tiny.py`

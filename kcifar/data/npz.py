@@ -83,7 +83,7 @@ def _images(path, name, images):
     if images.ndim not in (3, 4) or (images.ndim == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
         raise InputError(f"{expected}: convert it first")
     if not len(images):
-        raise InputError(f"{expected}, n at least 1: leave no split empty")
+        raise InputError(f"{expected}: there are no images in it, leave no split empty")
     if images.dtype != np.uint8:
         raise InputError(f"{expected}: {_conversion(name, images)}")
     return np.ascontiguousarray(images if images.ndim == 4 else images[..., None])

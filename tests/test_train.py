@@ -364,7 +364,7 @@ def test_wrong_recipes(broken, small, capsys, name, said):
         ("model=resnet20() freeze=stem,layer1,layer2,layer3,head", "leaves nothing to train"),
         ("unfreeze_epoch=3", "freeze is empty"),
         ("pretrained=weights.pth", "no weights at 'weights.pth'"),
-        ("pretrained=resnet18", "nor a name, as torchvision/resnet18"),
+        ("pretrained=resnet18", "or a name, as torchvision/resnet18"),
         ("pretrained=torchvision/resnet19", "did you mean 'resnet18'?"),
     ],
 )

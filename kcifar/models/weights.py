@@ -22,7 +22,6 @@ _FILES = {
     "densenet121": "densenet121-a639ec97.pth",
     "densenet169": "densenet169-b2777c0a.pth",
 }
-_NAMES = [f"torchvision/{name}" for name in _FILES]
 
 
 def locate(source):
@@ -63,7 +62,7 @@ def _of_torchvision(name):
 
     name = name.removesuffix(".IMAGENET1K_V1")
     if name not in _FILES:
-        raise InputError(f"unknown weights 'torchvision/{name}'; {nearest(f'torchvision/{name}', _NAMES)}")
+        raise InputError(f"unknown weights 'torchvision/{name}': torchvision has no '{name}'; {nearest(name, _FILES)}")
     file = _FILES[name]
     path = Path(platformdirs.user_cache_dir("kcifar")) / "weights" / file
     published = file.rpartition("-")[2].removesuffix(".pth")

@@ -1,12 +1,13 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
 from pathlib import Path
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, nearest
 from kcifar.interrupts import EXIT_CODE, end_with_stdin, exit_at_once, interrupts
 from kcifar.output import drop_output, note, printable, unbroken
 
@@ -45,7 +46,7 @@ def start(main):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads the arguments of a command, which its errors show as text.
+    """Reads the arguments of a command. What is wrong with them is told as all else that a user can mend: in one line.
 
     Args:
         command: its name.
@@ -62,12 +63,35 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        super().error(printable(message))
+        told = "; " in message  # by the type of an argument, see below; else these are argparse's own words
+        raise InputError(message if told else f"{message}; {self.prog} --help tells what is expected")
 
     def print_help(self, file=None):
         with unbroken():
             super().print_help(file)
             (file or sys.stdout).flush()
+
+
+def one_of(names):
+    """The type of an argument that has these choices, which argparse refuses in other words in each Python."""
+
+    def chosen(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"'{text}' is unknown; {nearest(text, names)}")
+        return text
+
+    return chosen
+
+
+def number_of(what):
+    """The type of an argument that is a number, at least 1, of what is named."""
+
+    def counted(text):
+        if not (text.isdecimal() and int(text)):
+            raise argparse.ArgumentTypeError(f"'{text}' is no number of {what}; expected a whole number, at least 1")
+        return int(text)
+
+    return counted
 
 
 def add_import_option(parser):
@@ -92,6 +116,7 @@ def run_command(parser, work, arguments=None):
         with interrupts.heeded():
             end_with_stdin()
             options = parser.parse_intermixed_args(arguments)
+            _expect_values(options)
             _check_backend()
             _check_processes()
             if getattr(options, "device", None):
@@ -129,7 +154,7 @@ def add_device_option(parser):
     parser.add_argument(
         "--device",
         metavar="NAME",
-        default=os.environ.get("KCIFAR_DEVICE"),
+        default=os.environ.get("KCIFAR_DEVICE") or None,
         help="compute on cpu, cuda:0, cuda:1, … (default: the variable KCIFAR_DEVICE, else a GPU where there is one)",
     )
 
@@ -152,6 +177,13 @@ def know_ensembles(runs):
     """Has Keras know the layer of an ensemble that votes hard, where one of what was found may be such a file."""
     if any(run.recipe is None for run in runs):
         from kcifar.voting import Voting  # noqa: F401
+
+
+def _expect_values(options):
+    # A path that is empty would be the working directory, or as if it were not given.
+    for name, value in vars(options).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise InputError(f"what is given as {name} is empty, as where a variable is not set; expected a value")
 
 
 def _check_backend():
@@ -188,8 +220,16 @@ def _advice(error):
     return [interrupts.advice] if interrupts.advice and not isinstance(error, FileNotFoundError) else []
 
 
+def _from_here(text):
+    """The text, in which a path in the working directory is a relative one, which is shorter."""
+    with contextlib.suppress(FileNotFoundError):  # it may have been deleted
+        here = os.getcwd()
+        return text.replace(f"{here}{os.sep}", "") if here != os.sep else text
+    return text
+
+
 def _complain(parser, error):
-    text = f"{parser.prog.rpartition('.')[2]}: {printable(' '.join(str(error).split()))}"
+    text = f"{parser.prog.rpartition('.')[2]}: {printable(_from_here(' '.join(str(error).split())))}"
     if len(text) > _MOST_SIGNS:  # what to do stands at its end
         text = f"{text[: _MOST_SIGNS - _LAST_SIGNS - 3]} … {text[-_LAST_SIGNS:]}"
     note(text)

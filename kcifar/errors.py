@@ -14,7 +14,7 @@ SYNONYMS = {"lr": "learning_rate", "weight_decay": "l2", "wd": "l2"}
 
 
 def nearest(name, known, cutoff=0.6):
-    """What to add to a message about an unknown name: the nearest known one if there is one, else all of them.
+    """What to add to a message about an unknown name: the nearest known one if there is one, else all, or the first.
 
     Args:
         cutoff: how alike they have to be, from 0 to 1.
@@ -24,7 +24,7 @@ def nearest(name, known, cutoff=0.6):
     known = list(known)
     alike = [SYNONYMS[name]] if SYNONYMS.get(name) in known else known
     close = difflib.get_close_matches(name, alike, n=1, cutoff=0.0 if alike is not known else cutoff)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    return f"did you mean '{close[0]}'?" if close else f"known: {some(known, 20)}"
 
 
 def one_line(error):

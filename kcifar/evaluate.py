@@ -1,8 +1,18 @@
 """Evaluate a run's best model on the test images: accuracy, calibration, confusion; how sharp its minimum is."""
 
+import math
 import sys
 
-from kcifar.commands import Parser, add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import (
+    Parser,
+    add_device_option,
+    add_import_option,
+    know_ensembles,
+    number_of,
+    one_of,
+    run_command,
+    start,
+)
 from kcifar.errors import InputError
 from kcifar.output import printable, say
 
@@ -26,6 +36,7 @@ examples:
 
 _RHO, _IMAGES = 0.05, 1000
 _TTA = ("flip", "flip+shift")
+_FORMATS = ("onnx",)
 
 
 def main(arguments=None):
@@ -46,10 +57,14 @@ def _parser():
         "--tta",
         metavar="VIEWS",
         choices=_TTA,
+        type=one_of(_TTA),
         help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6, shifted by a pixel too)",
     )
     parser.add_argument(
-        "--export", choices=("onnx",), help="write the model beside its file as .onnx too, checked against Keras"
+        "--export",
+        choices=_FORMATS,
+        type=one_of(_FORMATS),
+        help="write the model beside its file as .onnx too, checked against Keras",
     )
     sharpness = parser.add_argument_group("sharpness of the minimum, by the recipe's loss on training images")
     sharpness.add_argument(
@@ -58,7 +73,9 @@ def _parser():
         help="the loss increase at radius RHO along SAM's direction, the Hessian's top eigenvalue (a minute on a CPU)",
     )
     sharpness.add_argument("--rho", metavar="RHO", type=float, help=f"radius (default: {_RHO})")
-    sharpness.add_argument("--images", metavar="N", type=int, help=f"the first N training images (default: {_IMAGES})")
+    sharpness.add_argument(
+        "--images", metavar="N", type=number_of("images"), help=f"the first N training images (default: {_IMAGES})"
+    )
     add_device_option(parser)
     add_import_option(parser)
     return parser
@@ -68,8 +85,8 @@ def _evaluate(options):
     for name, value in (("--rho", options.rho), ("--images", options.images)):
         if value is not None and not options.sharpness:
             raise InputError(f"{name} is of the sharpness: give --sharpness too, or leave it out")
-        if value is not None and not value > 0:
-            raise InputError(f"{name} is {value}; expected above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} is {value}; expected a number above 0")
 
     from kcifar.evaluation.assessment import assess
     from kcifar.runs import saved

@@ -1,9 +1,8 @@
 """Predict the classes of images of any size and format."""
 
-import argparse
 import sys
 
-from kcifar.commands import Parser, add_device_option, add_import_option, run_command, start
+from kcifar.commands import Parser, add_device_option, add_import_option, number_of, run_command, start
 from kcifar.errors import InputError
 from kcifar.output import cells, left, note, printable, say, say_json
 
@@ -46,18 +45,15 @@ def _parser():
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of images")
     parser.add_argument(
-        "--top", metavar="N", type=_top, help=f"how many classes, the most probable first (default: {_TOP})"
+        "--top",
+        metavar="N",
+        type=number_of("classes"),
+        help=f"how many classes, the most probable first (default: {_TOP})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document: a list with an item per image")
     add_device_option(parser)
     add_import_option(parser)
     return parser
-
-
-def _top(text):
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of classes; expected a whole number, at least 1")
-    return int(text)
 
 
 def _predict(options):

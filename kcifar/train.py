@@ -1,11 +1,10 @@
 """Train a CIFAR-10 classifier from a recipe."""
 
-import argparse
 import functools
 import sys
 from pathlib import Path
 
-from kcifar.commands import Parser, add_device_option, run_command, start
+from kcifar.commands import Parser, add_device_option, number_of, one_of, run_command, start
 from kcifar.errors import InputError
 from kcifar.interrupts import interrupts
 from kcifar.output import printable, say
@@ -25,6 +24,8 @@ examples:
   python -m kcifar.train recipes/elu_cnn.py model='nets:small(width=64)' optimizer='keras.optimizers:AdamW()'
   KERAS_BACKEND=jax python -m kcifar.train recipes/mixup.py
 """
+
+_LISTS = ("recipes", "models", "transforms", "losses", "optimizers", "schedules", "callbacks")
 
 
 def main(arguments=None):
@@ -63,7 +64,7 @@ def _parser():
     parser.add_argument(
         "--progress",
         metavar="N",
-        type=_batches,
+        type=number_of("batches"),
         help="print a line every N batches (default: a bar on a terminal, a line a minute elsewhere)",
     )
     parser.add_argument(
@@ -73,17 +74,12 @@ def _parser():
     )
     parser.add_argument(
         "--list",
-        choices=("recipes", "models", "transforms", "losses", "optimizers", "schedules", "callbacks"),
+        choices=_LISTS,
+        type=one_of(_LISTS),
         help="what there is to name in a recipe, with arguments and defaults",
     )
     add_device_option(parser)
     return parser
-
-
-def _batches(text):
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of batches; expected a whole number, at least 1")
-    return int(text)
 
 
 def _train(options):

@@ -3,7 +3,16 @@
 import sys
 from pathlib import Path
 
-from kcifar.commands import Parser, add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.commands import (
+    Parser,
+    add_device_option,
+    add_import_option,
+    know_ensembles,
+    number_of,
+    one_of,
+    run_command,
+    start,
+)
 from kcifar.errors import InputError
 from kcifar.output import note, printable, say, say_json
 
@@ -25,6 +34,9 @@ examples:
   python -m kcifar.vote runs/mixup-seeds0-4 --json > votes.json
 """
 
+_MODES = ("soft", "hard")
+_FORMATS = ("onnx",)
+
 
 def main(arguments=None):
     """The command; returns its exit code."""
@@ -43,7 +55,8 @@ def _parser():
     parser.add_argument("--data", metavar="SOURCE", help="the images from elsewhere (default: those of the first run)")
     parser.add_argument(
         "--mode",
-        choices=("soft", "hard"),
+        choices=_MODES,
+        type=one_of(_MODES),
         default="soft",
         help="of the ensemble that is named and written: soft, the mean of the probabilities (default); hard, the most "
         "frequent class, ties to the larger mean",
@@ -51,10 +64,15 @@ def _parser():
     parser.add_argument("--out", metavar="FILE.keras", type=Path, help="write the best ensemble as one Keras model")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--size", metavar="N", type=int, help="write the best of N members, whatever is best on validation"
+        "--size",
+        metavar="N",
+        type=number_of("members"),
+        help="write the best of N members, whatever is best on validation",
     )
     size.add_argument("--all", action="store_true", help="write that of all members")
-    parser.add_argument("--export", choices=("onnx",), help="and beside FILE.keras the same as FILE.onnx")
+    parser.add_argument(
+        "--export", choices=_FORMATS, type=one_of(_FORMATS), help="and beside FILE.keras the same as FILE.onnx"
+    )
     parser.add_argument(
         "--soup",
         action="store_true",
@@ -69,6 +87,9 @@ def _parser():
 def _vote(options):
     if options.out and options.out.suffix != ".keras":
         raise InputError(f"--out is '{options.out}'; expected a file that ends in .keras")
+    if options.out and (options.out.is_dir() or any(folder.is_file() for folder in options.out.parents)):
+        what = "a folder" if options.out.is_dir() else "below a file"
+        raise InputError(f"--out is '{options.out}', {what}; expected the path of a file that can be written")
     for name in ("export", "size", "all"):
         if getattr(options, name) not in (None, False) and not options.out:
             raise InputError(f"--{name} is of the ensemble's file: give --out FILE.keras too")

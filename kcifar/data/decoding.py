@@ -35,13 +35,17 @@ def upright(file):
         file: a path, or an open binary file, in any format that Pillow reads.
 
     Raises:
-        InputError: pixels of 32 bits.
+        InputError: pixels of 32 bits, or of no format that Pillow knows.
         Exception: whatever Pillow raises of what is missing, no image, damaged, or larger than its
             `Image.MAX_IMAGE_PIXELS`: OSError, SyntaxError, struct.error and more.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    with Image.open(file) as image:
+    try:
+        opened = Image.open(file)
+    except UnidentifiedImageError:  # its text names an object in memory, not the file
+        raise InputError("it is of no format that Pillow knows") from None
+    with opened as image:
         return _plain(ImageOps.exif_transpose(_as_8_bits(image)))
 
 

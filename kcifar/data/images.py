@@ -191,8 +191,6 @@ def _decode(path, content):
 
 def _no_image(path, error):
     reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
-    if type(error).__name__ == "UnidentifiedImageError":  # its text names an object in memory, not the file
-        reason = "of no format that Pillow knows"
     return InputError(
         f"'{path}' is no image that can be read ({reason}); expected images and nothing else: remove or replace it"
     )

@@ -1,5 +1,7 @@
 """An `.npz` file with `x_train`, `y_train`, `x_test`, `y_test`, as `keras.datasets.cifar10` and NumPy users save it."""
 
+import zipfile
+
 import numpy as np
 
 from kcifar.data.dataset import CLASS_NAMES, Dataset, Split, check_labels
@@ -38,9 +40,13 @@ def read(path):
 def _arrays(path):
     # Opened here: numpy.load leaves the file open where it finds a damaged zip.
     with open(path, "rb") as opened:
+        if not zipfile.is_zipfile(opened):  # NumPy would take it for a single array, or advise to trust a pickle
+            raise InputError(
+                f"'{path}' cannot be read as an .npz: it is no zip archive, or not all of one; expected"
+                f" {', '.join(ARRAYS)}: save them with numpy.savez"
+            )
+        opened.seek(0)
         file = np.load(opened, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
         missing = [name for name in ARRAYS if name not in file.files]
         if missing:
             held = ", ".join(file.files) or "nothing"
@@ -76,6 +82,8 @@ def _images(path, name, images):
         raise InputError(f"{expected}: {name} = {name}.transpose(0, 2, 3, 1)")
     if images.ndim not in (3, 4) or (images.ndim == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
         raise InputError(f"{expected}: convert it first")
+    if not len(images):
+        raise InputError(f"{expected}: there are no images in it, leave no split empty")
     if images.dtype != np.uint8:
         raise InputError(f"{expected}: {_conversion(name, images)}")
     return np.ascontiguousarray(images if images.ndim == 4 else images[..., None])
@@ -86,6 +94,8 @@ def _conversion(name, images):
     if images.dtype.kind not in "fiub" or not images.size:
         return "convert it first"
     least, most = images.min(), images.max()
+    if np.isnan(least):
+        return "some of its values are NaN, save the images as they were read, 0 to 255"
     if not 0 <= least <= most <= 255:
         return f"its values go from {least:g} to {most:g}, save the images before they are normalised, 0 to 255"
     if images.dtype.kind == "f" and most <= 1:

@@ -71,10 +71,10 @@ def read_archive(path, coarse=False):
         found = hashlib.file_digest(file, "sha256").hexdigest()
         layout = next((layout for layout in LAYOUTS if layout.sha256 == found), None)
         if layout is None:
-            expected = " or ".join(f"{one.sha256} ({one.archive}, md5 {one.md5})" for one in LAYOUTS)
             raise InputError(
-                f"'{path}' has {path.stat().st_size} bytes and the SHA-256 sum {found}; expected {expected}:"
-                f" download it again from {PAGE}"
+                f"'{path}', of {path.stat().st_size} bytes, SHA-256 sum {found[:8]}…, is not as published; expected"
+                f" {', '.join(one.archive for one in LAYOUTS[:-1])} or {LAYOUTS[-1].archive}, whole: download it again"
+                f" from {PAGE}"
             )
         layout = layout.coarse() if coarse else layout
         file.seek(0)

@@ -145,6 +145,8 @@ def _identify_folder(path, coarse):
 
 
 def _identify_file(path, coarse):
+    if not path.is_file():  # to open a named pipe would be to wait for who writes into it
+        raise InputError(f"'{path}' is neither a file nor a folder; expected {EXPECTED}: give the path of one of these")
     if path.suffix == ".npz":
         return Found(path, lambda: npz.read(path), (path,))
     if path.name.endswith((".tar.gz", ".tgz")):

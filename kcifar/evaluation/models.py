@@ -178,8 +178,10 @@ def in_float32(model):
 
 def open_model(path):
     """The model saved at `path`, uncompiled. Raises InputError where it is missing or damaged."""
-    if Path(path).is_file() and not zipfile.is_zipfile(path):
-        raise InputError(f"'{path}' cannot be opened as a Keras model: it is no whole .keras file")
+    if Path(path).exists() and not (Path(path).is_file() and zipfile.is_zipfile(path)):  # never waits for a named pipe
+        raise InputError(
+            f"'{path}' cannot be opened as a Keras model: it is no whole .keras file: copy or make it again"
+        )
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise

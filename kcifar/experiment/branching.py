@@ -54,7 +54,7 @@ def branch(run, wanted):
     done = state.record["epochs"]
     if wanted.epochs <= done:
         raise InputError(
-            f"'{run.path}' has trained {done} epochs already, and epochs is {wanted.epochs}: give more, as "
+            f"'{run.path}' is behind epoch {done} already, and epochs is {wanted.epochs}: give more, as "
             f"epochs={2 * done}"
         )
     own_parts.go_on(run)

@@ -158,6 +158,10 @@ def plan(recipe, start=None):
     loss = components.loss(recipe.loss)
 
     dataset = data.load(recipe.data)
+    if len(dataset.class_names) < 2:
+        raise InputError(
+            f"{dataset.source} has one class, {dataset.class_names[0]}; expected two or more to tell apart"
+        )
     own_validation = dataset.validation is not None
     if recipe.validation and not own_validation:
         dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)

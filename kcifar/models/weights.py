@@ -36,7 +36,8 @@ def locate(source):
     if path.exists():
         model = path / "best.keras"
         hint = f"give '{model}'" if model.is_file() else "give the path of a file"
-        raise InputError(f"'{path}' is no file of weights but {'a folder' if path.is_dir() else 'no file'}: {hint}")
+        what = "a folder" if path.is_dir() else "neither file nor folder"
+        raise InputError(f"'{path}' is no file of weights but {what}: {hint}")
     publisher, _, name = str(source).partition("/")
     if publisher == "torchvision":
         return _of_torchvision(name)
@@ -61,7 +62,7 @@ def _of_torchvision(name):
 
     name = name.removesuffix(".IMAGENET1K_V1")
     if name not in _FILES:
-        raise InputError(f"unknown weights 'torchvision/{name}'; {nearest(name, _FILES)}")
+        raise InputError(f"unknown weights 'torchvision/{name}': torchvision has no '{name}'; {nearest(name, _FILES)}")
     file = _FILES[name]
     path = Path(platformdirs.user_cache_dir("kcifar")) / "weights" / file
     published = file.rpartition("-")[2].removesuffix(".pth")

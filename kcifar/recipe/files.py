@@ -25,9 +25,10 @@ def find(path):
         InputError: there is none.
     """
     path, known = Path(path), packaged()
-    if path.is_file():
-        if path.suffix != ".py":
-            raise InputError(f"'{path}' is no recipe; expected a Python file, as recipes/mixup.py")
+    if path.exists():
+        if not (path.is_file() and path.suffix == ".py"):
+            what = ", but a folder" if path.is_dir() else ""
+            raise InputError(f"'{path}' is no recipe{what}; expected a Python file, as recipes/mixup.py")
         return path
     if path.as_posix() in known:
         return known[path.as_posix()]

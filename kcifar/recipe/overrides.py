@@ -48,11 +48,13 @@ def _unknown(key, known):
     """The message for a key that there is not: with the nearest, by its last part first."""
     field, dot, _ = key.partition(".")
     inside = [name for name in known if name.startswith(f"{field}.")]
-    others = f" (in {field}: {', '.join(inside)})" if dot and inside else ""
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == SYNONYMS.get(last, last)]
     hint = nearest(key, same, cutoff=0.0) if same else _of_the_optimizer(last) or nearest(key, known)
-    return f"unknown key '{key}'; {hint}{others}"
+    if dot and inside:
+        others = f"in {field}: {', '.join(inside)}"
+        hint = others if hint.startswith("known: ") else f"{hint} ({others})"
+    return f"unknown key '{key}'; {hint}"
 
 
 def _of_the_optimizer(last):

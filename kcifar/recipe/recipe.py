@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, nearest
 from kcifar.recipe.component import Component
 from kcifar.recipe.overrides import apply_overrides
 from kcifar.recipe.types import typed
@@ -51,9 +51,15 @@ class Recipe:
     tensorboard: bool = False  # write the log for TensorBoard too
     seed: int
 
+    def __new__(cls, **fields):
+        if fields:  # a copy gives none, and fills them in
+            _expect_fields(cls, fields)
+        return super().__new__(cls)
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.type))
+        _expect(self.data != "", "data", self.data, "a source, as auto or a path")
         for name in ("batch_size", "epochs", "select_from_epoch"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("unfreeze_epoch", "resize", "center_crop"):
@@ -105,9 +111,9 @@ class Recipe:
         try:
             fields = json.loads(text, object_hook=Component.from_json)
         except ValueError as error:
-            raise InputError(f"recipe.json is not JSON: {error}") from None
+            raise InputError(f"recipe.json is not JSON ({error}): start a new run with --out") from None
         if not isinstance(fields, dict):
-            raise InputError(f"recipe.json holds {fields!r:.40}; expected an object with the recipe's fields")
+            raise InputError(f"recipe.json holds {fields!r:.40}, no recipe: start a new run with --out")
         known = {field.name: field for field in dataclasses.fields(cls)}
         unknown = [name for name in fields if name not in known]
         if unknown:
@@ -126,6 +132,16 @@ _CHOICES = {
     "select_by": ("accuracy", "loss"),
     "precision": ("float32", "bfloat16"),
 }
+
+
+def _expect_fields(cls, given):
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in given:
+        if name not in fields:
+            raise InputError(f"there is no recipe field '{name}'; {nearest(name, fields)}")
+    missing = [name for name, field in fields.items() if name not in given and field.default is dataclasses.MISSING]
+    if missing:
+        raise InputError(f"the recipe has no {', no '.join(missing)}: add what is missing")
 
 
 def _expect(holds, name, value, expected):

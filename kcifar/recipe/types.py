@@ -1,10 +1,19 @@
 """Values of a recipe's fields: of the type that the field has, or refused."""
 
-import re
 import types
 import typing
 
 from kcifar.errors import InputError
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    object: "a literal",
+    types.NoneType: "none",
+}
+_PLURALS = {float: "numbers", str: "words", object: "literals"}
 
 
 def typed(name, value, annotation):
@@ -21,10 +30,13 @@ def typed(name, value, annotation):
                 return float(value)
         elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-    raise InputError(f"recipe field '{name}' is {value!r}, a {type(value).__name__}; expected {written(annotation)}")
+    raise InputError(f"recipe field '{name}' is {value!r}; expected {written(annotation)}")
 
 
 def written(annotation):
-    """A type as a user would write it."""
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return re.sub(r"kcifar\.[\w.]*\.", "", text).replace(" | None", " or none")
+    """A type in words."""
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(map(written, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is tuple:
+        return f"a list of {_PLURALS.get(typing.get_args(annotation)[0], 'components, as [Name(argument=value)]')}"
+    return _WORDS.get(annotation, "a component, as Name(argument=value)")

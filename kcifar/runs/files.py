@@ -38,7 +38,7 @@ def replacing(path):
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno and not error.filename:  # as of a disk that is full
+        if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):  # a name nobody knows
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 

@@ -5,6 +5,7 @@ Finding one imports no Keras, which takes seconds: a wrong path is told at once,
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import platform
@@ -16,7 +17,7 @@ import numpy as np
 
 import kcifar
 from kcifar.checksum import sha256
-from kcifar.errors import InputError, some
+from kcifar.errors import InputError, one_line, some
 from kcifar.output import warn
 from kcifar.recipe import Recipe
 from kcifar.runs.commit import commit
@@ -85,7 +86,7 @@ class RunFolder:
                 return written
             error = "it holds something else"
         except (OSError, ValueError) as found:
-            error = repr(found)
+            error = one_line(found)
         raise InputError(f"'{self.environment}' is damaged ({error}): start a new run with --out")
 
     def splits(self, dataset):
@@ -136,7 +137,7 @@ class RunFolder:
         if may_be_longer and different == ["epochs"] and recipe.epochs > own.epochs:
             return
         if different:
-            found = ", ".join(f"{name} is {getattr(own, name)!r} there" for name in different)
+            found = some([f"{name} is {getattr(own, name)!r} there" for name in different], 3)
             raise InputError(
                 f"'{self.path}' is a run of another recipe ({found}); go on from its last epoch in a new run, with "
                 "--resume and --out, or start one"
@@ -251,15 +252,24 @@ def expect_classes(runs, dataset):
     first = runs[0]
     for run in runs[1:]:
         if run.class_names != first.class_names:
+            own, its = _from_where_they_differ(first.class_names, run.class_names)
             raise InputError(
-                f"'{first.path}' was trained on the classes {some(first.class_names)}, '{run.path}' on "
-                f"{some(run.class_names)}; expected the same, in the same order"
+                f"'{first.path}' was trained on the classes {own}, '{run.path}' on {its}; expected the same, in the "
+                "same order"
             )
     if dataset.class_names != first.class_names:
+        own, its = _from_where_they_differ(first.class_names, dataset.class_names)
         raise InputError(
-            f"'{first.path}' was trained on the classes {some(first.class_names)}, but {dataset.source} has "
-            f"{some(dataset.class_names)}; expected the same, in the same order: give its own data by --data"
+            f"'{first.path}' was trained on the classes {own}, but {dataset.source} has {its}; expected the same, in "
+            "the same order: give its own data by --data"
         )
+
+
+def _from_where_they_differ(*lists):
+    """Some names of each of two lists, from the first on that is not the same."""
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*lists, strict=False))
+    same = len(list(pairs))
+    return [f"{'…, ' * bool(same)}{some(names[same:], 4) or 'none'}" for names in lists]
 
 
 def free_path(parent, name):

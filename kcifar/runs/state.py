@@ -72,8 +72,10 @@ def assign(model, state):
     shared = sorted(set(variables) & set(state.arrays))
     reshaped = [key for key in shared if tuple(variables[key].shape) != state.arrays[key].shape]
     if unmatched or reshaped:
+        differing = sorted(unmatched) + reshaped
         raise InputError(
-            f"{state.path}: saved from another model or optimizer ({some(sorted(unmatched) + reshaped)} differ)"
+            f"'{state.path}' was saved from another model or optimizer: {len(differing)} of its arrays do not fit "
+            f"({some(differing, 3)})"
         )
     for key in shared:
         variables[key].assign(state.arrays[key])

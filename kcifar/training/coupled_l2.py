@@ -1,10 +1,13 @@
 """What optimizers with PyTorch's semantics have in common."""
 
+import inspect
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, nearest
 
 # Arguments of torch.optim: what serves instead.
 _OF_TORCH = {
@@ -29,10 +32,9 @@ class CoupledL2(keras.optimizers.Optimizer):
     def __init__(self, learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs):
         for argument, value in kwargs.items():
             if (value is not None and argument in _OF_TORCH) or argument not in _OF_KERAS:
-                expected = _OF_TORCH.get(argument, f"its own arguments, or Keras's {', '.join(_OF_KERAS[:-1])}")
-                raise InputError(f"{type(self).__name__}({argument}={value}): expected {expected}")
-        super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
+                raise _unknown(type(self), argument, value)
         expect_not_negative(type(self).__name__, learning_rate=learning_rate, l2=l2)
+        super().__init__(learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
         if global_clipnorm is not None and not global_clipnorm > 0:
             raise InputError(f"{type(self).__name__}(global_clipnorm={global_clipnorm}): expected above 0, or None")
         self.l2 = l2
@@ -153,7 +155,20 @@ class CoupledL2(keras.optimizers.Optimizer):
 
 
 def expect_not_negative(optimizer, **arguments):
-    """Raises InputError, naming the first, where a number is negative; schedules pass."""
+    """Raises InputError, naming the first, where one is text, None, or a number that is negative or not finite.
+
+    Schedules pass.
+    """
     for name, value in arguments.items():
-        if isinstance(value, (int, float)) and not value >= 0:
+        is_number = isinstance(value, (int, float))
+        if value is None or isinstance(value, str) or (is_number and not 0 <= value < math.inf):
             raise InputError(f"{optimizer}({name}={value}): expected a number ≥ 0")
+
+
+def _unknown(kind, argument, value):
+    """The error for an argument that an optimizer does not take."""
+    if argument in _OF_TORCH:
+        return InputError(f"{kind.__name__}({argument}={value}): expected {_OF_TORCH[argument]}")
+    own = [name for name in inspect.signature(kind).parameters if name not in ("name", "kwargs")]
+    hint = nearest(argument, [*own, *_OF_KERAS[:-1]], cutoff=0.85)  # momentum is no slip of ema_momentum
+    return InputError(f"{kind.__name__} has no argument '{argument}'; {hint}")

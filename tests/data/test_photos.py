@@ -162,7 +162,7 @@ def test_a_small_image_is_enlarged(tmp_path):
 
 def test_no_image(tmp_path):
     (tmp_path / "a.png").write_text("no image")
-    refused(tmp_path / "a.png", "cannot identify image file")
+    refused(tmp_path / "a.png", "of no format that Pillow knows")
     refused(tmp_path / "b.png", "No such file")
 
 

@@ -363,4 +363,4 @@ def test_a_file_that_is_an_npz_by_name_only(tmp_path):
     refused(path, "cannot be read as an .npz")
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
-    refused(path, "single array")
+    refused(path, "no zip archive")

@@ -102,7 +102,7 @@ def _floats(model):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], "has trained 2 epochs already, and epochs is 2: give more, as epochs=4"),
+        ([], "is behind epoch 2 already, and epochs is 2: give more, as epochs=4"),
         (["epochs=3", "optimizer=SGD(learning_rate=0.1)"], "cannot go on with the state of Adam"),
         (["epochs=3", "model=elu_cnn()"], "saved from another model or optimizer"),
     ],

@@ -327,7 +327,7 @@ def test_an_average_of_the_weights_is_torchs(ours, torchs):
 @pytest.mark.parametrize("make", [SGD, Adam])
 def test_what_it_does_not_offer_is_refused_by_name(make, argument, told):
     arguments = {"learning_rate": 0.1, argument: 0.5}
-    with pytest.raises(InputError, match=rf"{make.__name__}\({argument}=0.5\): expected .*{told}"):
+    with pytest.raises(InputError, match=rf"{make.__name__}.*\b{argument}\b.*{told}"):
         make(**arguments)
 
 

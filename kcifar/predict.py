@@ -6,7 +6,7 @@ import sys
 
 from kcifar.commands import add_device_option, add_import_option, run_command, start
 from kcifar.errors import InputError
-from kcifar.output import printable
+from kcifar.output import complain, printable
 
 _EXAMPLES = """\
 An image is scaled so that its shorter side fits the model's input (bicubic, antialiased), and the middle is cut; one of
@@ -79,7 +79,7 @@ def _predict(options):
         raise InputError(f"--top is {options.top}, the model has {len(names)} classes; expected 1 to {len(names)}")
     predictions = predict(classifier, found)
     for reason in predictions.unreadable:
-        print(f"left out: {printable(reason)}", file=sys.stderr)
+        complain(f"left out: {reason}")
     rows = _rows(predictions, names, options.top or min(_TOP, len(names)))
     if options.json:
         print(json.dumps(rows, indent=2))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kcifar import reading
 from kcifar.data.dataset import CLASS_NAMES, Dataset, Split, check_labels
 from kcifar.errors import InputError
 
@@ -21,7 +22,7 @@ def read(path):
     """
     try:
         arrays = _arrays(path)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # damage to the zip, to deflate and to the headers raise each their own
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -36,11 +37,9 @@ def read(path):
 
 
 def _arrays(path):
-    # Opened here: numpy.load leaves the file open where it finds a damaged zip.
-    with open(path, "rb") as opened:
-        file = np.load(opened, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
+    if _is_single(path):
+        raise ValueError("a single array")
+    with reading.npz(path) as file:
         missing = [name for name in ARRAYS if name not in file.files]
         if missing:
             held = ", ".join(file.files) or "nothing"
@@ -49,6 +48,11 @@ def _arrays(path):
                 " with numpy.savez"
             )
         return {name: file[name] for name in (*ARRAYS, "class_names") if name in file.files}
+
+
+def _is_single(path):
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"
 
 
 def _names(path, arrays, image_shape):

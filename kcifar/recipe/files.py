@@ -8,6 +8,7 @@ import kcifar
 from kcifar.errors import InputError, nearest
 from kcifar.recipe.recipe import Recipe
 
+_MOST_BYTES = 2**20  # of a recipe
 _PACKAGE = Path(kcifar.__file__).parent
 
 
@@ -48,6 +49,8 @@ def load(path):
         InputError: no such file, it does not parse or run, it defines no `recipe`, or a field is wrong.
     """
     path = find(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise InputError(f"'{path}' has {path.stat().st_size:,} bytes; expected a recipe, of at most {_MOST_BYTES:,}")
     put_on_import_path(path.parent)
     try:
         names = runpy.run_path(str(path))

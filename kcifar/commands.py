@@ -9,15 +9,11 @@ from pathlib import Path
 
 from kcifar.errors import InputError, nearest
 from kcifar.interrupts import EXIT_CODE, end_with_stdin, exit_at_once, interrupts
-from kcifar.output import drop_output, note, printable, unbroken
+from kcifar.output import complain, drop_output, unbroken
 
 # Lets large tensors lie in pages of 2 MB. On a CPU, XLA takes its memory from the system anew in each step: by small
 # pages, a step of JAX takes 1.2 times as long or more (benchmarks/). glibc reads this only when a process starts.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-
-
-# Of a line that says what is wrong, and of its end, where it is longer.
-_MOST_SIGNS, _LAST_SIGNS = 300, 120
 
 
 def use_huge_pages():
@@ -229,8 +225,5 @@ def _from_here(text):
 
 
 def _complain(parser, error):
-    text = f"{parser.prog.rpartition('.')[2]}: {printable(_from_here(' '.join(str(error).split())))}"
-    if len(text) > _MOST_SIGNS:  # what to do stands at its end
-        text = f"{text[: _MOST_SIGNS - _LAST_SIGNS - 3]} … {text[-_LAST_SIGNS:]}"
-    note(text)
+    complain(f"{parser.prog.rpartition('.')[2]}: {_from_here(str(error))}")
     return 2

@@ -12,6 +12,9 @@ import unicodedata
 
 _JOINERS = "\u200c\u200d"  # within words of Persian and Indian languages, and within emoji
 
+# Of a line that says what is wrong, and of its end, where it is longer: there stands what to do.
+_MOST_SIGNS, _LAST_SIGNS = 300, 120
+
 
 def say(text=""):
     """Prints text at once; from the moment that nobody reads it, to nowhere.
@@ -33,7 +36,7 @@ def note(text):
 
 def warn(text):
     """Prints a warning on stderr, in a line."""
-    note(f"warning: {text}")
+    complain(f"warning: {text}")
 
 
 @functools.cache
@@ -54,6 +57,18 @@ def unbroken():
         yield
     except BrokenPipeError:
         drop_output()
+
+
+def complain(text):
+    """Prints what is wrong on stderr, whatever a file put into the text: one line, cut in its middle if it is long."""
+    text = _cut(printable(_cut(" ".join(str(text).split()))))
+    _print(text, sys.stderr)
+
+
+def _cut(text):
+    if len(text) <= _MOST_SIGNS:
+        return text
+    return f"{text[: _MOST_SIGNS - _LAST_SIGNS - 3]} … {text[-_LAST_SIGNS:]}"
 
 
 def drop_output():

@@ -4,7 +4,7 @@ import sys
 
 from kcifar.commands import Parser, add_device_option, add_import_option, number_of, run_command, start
 from kcifar.errors import InputError
-from kcifar.output import cells, left, note, printable, say, say_json
+from kcifar.output import cells, complain, left, printable, say, say_json
 
 _EXAMPLES = """\
 An image is scaled so that its shorter side fits the model's input (bicubic, antialiased), and the middle is cut; one of
@@ -70,7 +70,7 @@ def _predict(options):
         raise InputError(f"--top is {options.top}, the model has {len(names)} classes; expected 1 to {len(names)}")
     predictions = predict(classifier, found)
     for reason in predictions.unreadable:
-        note(f"left out: {reason}")
+        complain(f"left out: {reason}")
     rows = _rows(predictions, names, options.top or min(_TOP, len(names)))
     if options.json:
         say_json(rows)

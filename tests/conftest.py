@@ -40,6 +40,7 @@ LONG = [
     "tests/evaluation/test_onnx.py",
     "tests/test_notebooks.py",
     "tests/test_throughput.py",
+    "tests/test_fuzz.py",
 ]
 NO_GPU = "needs a GPU"
 NO_CHROMIUM = "needs Chromium and its driver (Debian's packages chromium and chromium-driver)"

@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from kcifar import InputError
 from kcifar.commands import run_command
 
 pytestmark = pytest.mark.once
@@ -31,3 +32,15 @@ def test_one_of_several_processes_ends_in_one_line_before_any_work(world_size, m
 def test_a_process_of_its_own_works(world_size, monkeypatch, capsys):
     assert ran(monkeypatch, world_size) == (0, True)
     assert not capsys.readouterr().err
+
+
+def test_a_line_that_a_file_wrote_into(capsys):
+    def work(options):
+        raise InputError("\x1b[31m\0" + "A" * 4 * 2**20 + " do this\nthen that")
+
+    assert run_command(argparse.ArgumentParser("kcifar.train"), work, []) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert line.startswith("train: \\x1b[31m\\x00AAA")
+    assert line.endswith("do this then that")
+    assert len(line) <= 300

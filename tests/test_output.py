@@ -47,7 +47,7 @@ def test_lines_stay_lines_and_json_stays_json(capsys):
     assert json.loads(out) == [ESCAPE, "\x7f"]
     assert out.replace("\n", "").isprintable()
     output.warn(f"{ESCAPE}\n")
-    assert capsys.readouterr().err == "warning: a\\x1b[31mred\\n\n"
+    assert capsys.readouterr().err == "warning: a\\x1b[31mred\n"
 
 
 def test_columns_are_as_wide_as_a_terminal_shows_their_signs():

@@ -471,6 +471,7 @@ def test_json_of_no_recipe_is_refused(text):
         {"validation": 1.0},
         {"validation": "0.1"},
         {"validation": float("nan")},
+        {"validation": 10**400},
         {"model": "elu_cnn"},
         {"model": None},
         {"optimizer": None},

@@ -1,5 +1,6 @@
 """PyTorch's files and downloads, on either backend. torch is imported when one is asked for."""
 
+import os
 import re
 import warnings
 
@@ -10,6 +11,7 @@ _INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "module"
 _AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa|shadow)([._]|$)")
 _OTHERS = re.compile(r"optim|sched|scaler|loss|hyper|config|args|callback|rng")  # and what is not a model's
 _MOST_DEPTH = 3
+_MOST_REPEATED = 2**28  # bytes of tensors that have more values than the file
 
 
 def read_pytorch(path, inside=None):
@@ -36,6 +38,7 @@ def read_pytorch(path, inside=None):
         raise InputError(f"'{path}' holds no dictionary of tensors by name; expected a model's state_dict()")
     chosen = _chosen(path, found, inside)
     tensors = {name: value for name, value in found[chosen].items() if torch.is_tensor(value)}
+    _expect_held(path, tensors.values())
     names = [chosen, *(name for name in found if name != chosen)]
     return {name: _array(path, name, tensor) for name, tensor in tensors.items()}, names
 
@@ -50,19 +53,24 @@ def _is_safetensors(path):
         return file.read(9)[8:] == b"{"
 
 
-def _dictionaries(found, name="", depth=0):
-    """(name, dictionary) of each dictionary of tensors by name that is in what was read, outermost first."""
+def _dictionaries(found, name="", depth=0, seen=None):
+    """(name, dictionary) of each dictionary of tensors by name that is in what was read, outermost first.
+
+    What holds such is looked into once, wherever else it is: in a pickle of few bytes that may be in a billion places.
+    """
     import torch
 
-    if not isinstance(found, dict) or depth > _MOST_DEPTH:
+    seen = set() if seen is None else seen
+    if not isinstance(found, dict) or depth > _MOST_DEPTH or id(found) in seen:
         return
     named = {key: value for key, value in found.items() if isinstance(key, str)}
     if any(torch.is_tensor(value) and value.ndim for value in named.values()):
         yield name, named
         return
+    seen.add(id(found))
     for key, value in named.items():
         if not _OTHERS.search(key.lower()):
-            yield from _dictionaries(value, f"{name}.{key}" if name else key, depth + 1)
+            yield from _dictionaries(value, f"{name}.{key}" if name else key, depth + 1, seen)
 
 
 def _chosen(path, found, inside):
@@ -109,6 +117,15 @@ def _read_pickle(path):
             f"'{path}' is no file of torch.save, or damaged ({one_line(error)}): delete it and fetch it again"
         ) from None
     return found
+
+
+def _expect_held(path, tensors):
+    """Raises InputError where tensors of the same few values again and again would take more memory than is meant."""
+    wanted, size = 4 * sum(tensor.numel() for tensor in tensors), os.path.getsize(path)
+    if wanted > max(_MOST_REPEATED, 8 * size):
+        raise InputError(
+            f"'{path}' has {size:,} bytes, and its tensors would have {wanted:,}: save the model's state_dict() again"
+        )
 
 
 def _array(path, name, tensor):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kcifar import reading
 from kcifar.data.dataset import Dataset, Split
 
 FORMAT = 2
@@ -72,7 +73,7 @@ def get(name, signature):
     """The cached `Dataset`, or None where there is none of this signature or it is damaged."""
     folder = root() / name
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = reading.parsed_json(reading.text(folder / "meta.json"))
         if (meta["format"], meta["signature"]) != (FORMAT, signature):
             return None
         if any(stamp != _stamp(folder / f"{part}.npy") for part, stamp in meta["files"].items()):

@@ -1,9 +1,8 @@
 """What is in a folder of images: the one reader of folders, in training and in prediction."""
 
 import os
-import stat
-from pathlib import Path
 
+from kcifar import reading
 from kcifar.errors import InputError
 
 _LEFT_OUT = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})  # what Windows and macOS put there
@@ -53,9 +52,4 @@ def content(path):
         InputError: it is no regular file, or larger than images are.
         OSError: it cannot be read.
     """
-    status = Path(path).stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError("it is no regular file")
-    if status.st_size > _MOST_BYTES:
-        raise InputError(f"it has {status.st_size:,} bytes; expected at most {_MOST_BYTES:,}")
-    return Path(path).read_bytes()
+    return reading.content(path, _MOST_BYTES)

@@ -115,7 +115,9 @@ def _binary_images(labels_of, count, content, where):
 
 def _pickled_names(labels_of, content, where):
     names = pickles.read(content, where).get(labels_of.names)
-    return [_decoded(name) for name in names] if isinstance(names, list) else names
+    if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
+        return None
+    return [_decoded(name) for name in names]
 
 
 def _binary_names(labels_of, content, where):
@@ -123,7 +125,7 @@ def _binary_names(labels_of, content, where):
 
 
 def _decoded(name):
-    return name.decode("latin1") if isinstance(name, bytes) else str(name)
+    return name.decode("latin1") if isinstance(name, bytes) else name
 
 
 PYTHON = Layout(

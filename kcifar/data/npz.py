@@ -4,8 +4,9 @@ import zipfile
 
 import numpy as np
 
+from kcifar import reading
 from kcifar.data.dataset import CLASS_NAMES, Dataset, Split, check_labels
-from kcifar.errors import InputError
+from kcifar.errors import InputError, some
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _MOST_UNNAMED = 1000  # classes without names; a greater label is an error
@@ -23,14 +24,20 @@ def read(path):
     """
     try:
         arrays = _arrays(path)
-    except InputError:
+    except MemoryError:
         raise
     except Exception as error:  # damage to the zip, to deflate and to the headers raise each their own
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"'{path}' cannot be read as an .npz of plain arrays ({reason}); expected {', '.join(ARRAYS)}: save them"
             " with numpy.savez"
         ) from error
+    missing = [name for name in ARRAYS if arrays.get(name) is None]
+    if missing:
+        raise InputError(
+            f"'{path}' lacks {', '.join(missing)} (it holds {some(list(arrays)) or 'nothing'}); expected "
+            f"{', '.join(ARRAYS)}: save them with numpy.savez"
+        )
     images = {which: _images(path, f"x_{which}", arrays[f"x_{which}"]) for which in ("train", "test")}
     names = _names(path, arrays, images["train"].shape[1:])
     splits = {which: _split(path, arrays, which, images[which], names) for which in images}
@@ -38,23 +45,11 @@ def read(path):
 
 
 def _arrays(path):
-    # Opened here: numpy.load leaves the file open where it finds a damaged zip.
-    with open(path, "rb") as opened:
-        if not zipfile.is_zipfile(opened):  # NumPy would take it for a single array, or advise to trust a pickle
-            raise InputError(
-                f"'{path}' cannot be read as an .npz: it is no zip archive, or not all of one; expected"
-                f" {', '.join(ARRAYS)}: save them with numpy.savez"
-            )
-        opened.seek(0)
-        file = np.load(opened, allow_pickle=False)
-        missing = [name for name in ARRAYS if name not in file.files]
-        if missing:
-            held = ", ".join(file.files) or "nothing"
-            raise InputError(
-                f"'{path}' lacks {', '.join(missing)} (it holds {held}); expected {', '.join(ARRAYS)}: save them"
-                " with numpy.savez"
-            )
-        return {name: file[name] for name in (*ARRAYS, "class_names") if name in file.files}
+    """By name those that are taken; of others None."""
+    if not zipfile.is_zipfile(path):  # NumPy would take it for a single array, or advise to trust a pickle
+        raise InputError("it is no zip archive, or not all of one")
+    with reading.npz(path) as file:
+        return {name: file[name] if name in (*ARRAYS, "class_names") else None for name in file.files}
 
 
 def _names(path, arrays, image_shape):

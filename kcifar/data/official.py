@@ -16,6 +16,9 @@ from kcifar.errors import InputError
 MAX_FILE_BYTES = 256 * 2**20
 """The largest published file has 155 MB; larger ones are not read."""
 
+MAX_ARCHIVE_BYTES = 256 * 2**20
+"""The largest published archive has 171 MB."""
+
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
@@ -51,7 +54,7 @@ def read_folder(layout, folder):
             f" unpack it again ({PAGE})"
         )
     for name in layout.files:
-        _check_size(f"'{folder / name}'", (folder / name).stat().st_size)
+        _check_size(f"'{folder / name}'", (folder / name).stat().st_size, MAX_FILE_BYTES)
     contents = ((name, (folder / name).read_bytes()) for name in layout.files)
     return _assemble(layout, contents, folder)
 
@@ -67,6 +70,7 @@ def read_archive(path, coarse=False):
         InputError: the SHA-256 sum is no published archive's, or a member is missing, no plain file or too large.
     """
     path = Path(path)
+    _check_size(f"'{path}'", path.stat().st_size, MAX_ARCHIVE_BYTES)
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
         layout = next((layout for layout in LAYOUTS if layout.sha256 == found), None)
@@ -94,7 +98,7 @@ def _members(layout, archive, path):
         where = f"'{member.name}' in '{path}'"
         if not member.isreg():
             raise InputError(f"{where} is no plain file; expected the published archive: download it from {PAGE}")
-        _check_size(where, member.size)
+        _check_size(where, member.size, MAX_FILE_BYTES)
         yield name, archive.extractfile(member).read()
         if not wanted:
             return
@@ -119,6 +123,6 @@ def _assemble(layout, contents, where):
     )
 
 
-def _check_size(where, size):
-    if size > MAX_FILE_BYTES:
-        raise InputError(f"{where} has {size} bytes; expected at most {MAX_FILE_BYTES}: fetch the data set again")
+def _check_size(where, size, most):
+    if size > most:
+        raise InputError(f"{where} has {size} bytes; expected at most {most}: fetch the data set again")

@@ -65,7 +65,8 @@ def read(path, size, channels=3):
             image = decoding.upright(io.BytesIO(folders.content(path)))
             if image.info.get(decoding.ON_WHITE):
                 warn_once("transparent pixels are put on white")
-            image = image.convert("L" if channels == 1 else "RGB")
+            mode = "L" if channels == 1 else "RGB"
+            image = image if image.mode == mode else image.convert(mode)
             pixels = np.array(ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
         raise InputError(f"'{path}' cannot be read as an image: {_reason(error)}") from None

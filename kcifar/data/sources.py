@@ -122,6 +122,8 @@ def identify(source):
     if coarse and found and found.kind != COARSE:
         raise InputError(f"'{source}': expected ':coarse' behind CIFAR-100 alone, its folder or archive: leave it out")
     if found is None:
+        if not path.is_dir() and not path.is_file():
+            raise InputError(f"'{source}' is no regular file; expected {EXPECTED}: give the path of one of these")
         what = f"a folder that holds {_some_names(path)}" if path.is_dir() else f"a file of {path.stat().st_size} bytes"
         raise InputError(f"'{source}' is {what}; expected {EXPECTED}: give the path of one of these")
     return found

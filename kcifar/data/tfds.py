@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import importlib
 import io
-import json
 import os
 import pathlib
 import re
@@ -21,6 +20,7 @@ import warnings
 
 import numpy as np
 
+from kcifar import reading
 from kcifar.data import decoding, images, layouts, official
 from kcifar.data.dataset import Dataset, Split
 from kcifar.errors import InputError, nearest, some
@@ -132,7 +132,10 @@ def read_folder(path):
             damaged.
     """
     try:
-        found = json.loads((path / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+        odd = sorted(entry.name for entry in path.iterdir() if not (entry.is_file() or entry.is_dir()))
+        if odd:  # a pipe, say, for which TFDS would wait
+            raise InputError(f"'{path}' holds {some(odd)}, no regular files; expected what TFDS prepared: remove them")
+        found = reading.parsed_json(reading.text(path / "dataset_info.json")).get("fileFormat", "tfrecord")
         if found != "array_record":
             raise InputError(
                 f"'{path}' is in the format {found}; expected array_record, which reads without TensorFlow: prepare it"

@@ -1,18 +1,23 @@
 """Classifiers opened and run: what they take, what they give, how good they are on a split."""
 
+import contextlib
+import functools
 import math
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from kcifar import backend
+from kcifar import backend, reading
 from kcifar.data import Batches
 from kcifar.errors import InputError, nearest, one_line
 from kcifar.evaluation.scores import Scores, are_probabilities, normalised
 from kcifar.evaluation.test_time import TEST_TIME_AUGMENTATIONS
+from kcifar.models.weight_files import expect_stored
+from kcifar.output import warn_once
 
 # Inference only: the figures do not depend on it. On a CPU larger batches leave the cache and are slower.
 _EVALUATED_AT_ONCE = 100
@@ -176,6 +181,29 @@ def in_float32(model):
     return model
 
 
+@contextlib.contextmanager
+def _no_more_weights(most):
+    """Within it, layers make no more weights than so many: those of a saved model are all in its file.
+
+    Else a few bytes, which say that a layer has a billion units, would have Keras make and draw these first.
+    """
+    make, made = keras.Layer.add_weight, 0
+
+    @functools.wraps(make)
+    def counted(layer, shape=None, *args, **kwargs):
+        nonlocal made
+        made += math.prod(shape or ())
+        if made > most:
+            raise InputError(f"the layer '{layer.name}' is of shape {shape}, but its weights are not in the file")
+        return make(layer, shape, *args, **kwargs)
+
+    keras.Layer.add_weight = counted
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = make
+
+
 def open_model(path):
     """The model saved at `path`, uncompiled. Raises InputError where it is missing or damaged."""
     if Path(path).exists() and not (Path(path).is_file() and zipfile.is_zipfile(path)):  # never waits for a named pipe
@@ -183,7 +211,14 @@ def open_model(path):
             f"'{path}' cannot be opened as a Keras model: it is no whole .keras file: copy or make it again"
         )
     try:
-        return keras.saving.load_model(path, compile=False)
+        with reading.archive(path) as archive:
+            if damaged := archive.testzip():  # of which Keras would leave what it unpacks
+                raise ValueError(f"{damaged} is damaged")
+            most = expect_stored(archive)
+        with _no_more_weights(most), warnings.catch_warnings(record=True) as warned:
+            model = keras.saving.load_model(path, compile=False)
+    except MemoryError:
+        raise
     except Exception as error:  # Keras raises whatever zip, JSON and HDF5 raise
         unknown = re.search(r"Could not locate (?:class|function) '(\w+)'", str(error))
         if unknown:
@@ -191,3 +226,6 @@ def open_model(path):
                 f"'{path}' has a {unknown[1]} that is not Keras's; if you trust its code, give --import with its module"
             ) from None
         raise InputError(f"'{path}' cannot be opened as a Keras model: {one_line(error)}") from None
+    for found in warned:
+        warn_once(f"'{path}': {one_line(found.message)}")
+    return model

@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
-import zipfile
 
 import numpy as np
 
+from kcifar import reading
 from kcifar.checksum import sha256
 from kcifar.evaluation.scores import Scores
 from kcifar.runs.files import replacing
@@ -61,9 +61,10 @@ def keep(path, key, scores):
 def _kept(path, key):
     """The logarithms of the probabilities at `path`; None where there are none of this model and these images."""
     try:
-        # Opened here, since NumPy leaves the file open where it cannot read it.
-        with open(path, "rb") as file, np.load(file) as arrays:
+        with reading.npz(path) as arrays:
             same = all(str(arrays[name]) == value for name, value in key.items())
             return arrays["log_probabilities"] if same else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except MemoryError:
+        raise
+    except Exception:  # a damaged archive raises anything
         return None

@@ -5,7 +5,6 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
-import json
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 import keras
 
 import kcifar
-from kcifar import recipe
+from kcifar import reading, recipe
 from kcifar.checksum import sha256
 from kcifar.errors import InputError, nearest, one_line
 from kcifar.runs.files import replacing, write_json
@@ -204,7 +203,7 @@ def _recorded(run):
     if not path.exists():
         return None
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
+        written = reading.parsed_json(reading.text(path))
         modules = written["modules"]
         if isinstance(written["folder"], str) and all(
             isinstance(m["sha256"] + m["path"], str) for m in modules.values()
@@ -212,7 +211,7 @@ def _recorded(run):
             return written
         error = "it holds something else"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as found:
-        error = repr(found)
+        error = one_line(found)
     raise InputError(f"'{path}' is damaged ({error}): start a new run with --out")
 
 

@@ -1,11 +1,11 @@
 """Files of weights, by what is in them: how they are called says nothing."""
 
 import io
-import zipfile
 
 import h5py
 import numpy as np
 
+from kcifar import reading
 from kcifar.errors import InputError, one_line
 
 _OTHERS = {
@@ -42,7 +42,7 @@ def is_keras(path):
 
 def _holds_keras(path):
     try:
-        with zipfile.ZipFile(path) as archive:
+        with reading.archive(path) as archive:
             names = archive.namelist()
     except Exception as error:  # whatever zip raises
         raise InputError(f"'{path}' is no whole archive ({one_line(error)}): fetch it again") from None
@@ -66,22 +66,46 @@ def read_keras(path):
         if h5py.is_hdf5(path):
             with h5py.File(path) as file:
                 return _of_layers(file)
-        with zipfile.ZipFile(path) as archive:  # read whole, which checks it, and is faster than to seek in it
-            inside = io.BytesIO(archive.read("model.weights.h5"))
-        with h5py.File(inside) as file:
+        with reading.archive(path) as archive, h5py.File(_weights_in(archive)) as file:
             return _of_layers(file)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever zip, zlib and HDF5 raise
         raise InputError(f"'{path}' is no whole file of Keras's weights ({one_line(error)}): save it again") from None
 
 
+def _weights_in(archive):
+    """What is in a `.keras` file, whose archive is open, as an HDF5 file: read whole, which checks it."""
+    return io.BytesIO(archive.read("model.weights.h5"))
+
+
+def expect_stored(archive):
+    """Raises ValueError unless all arrays in a `.keras` file, whose archive is open, are in it, as Keras writes them.
+
+    Returns:
+        How many bytes they have.
+    """
+    with h5py.File(_weights_in(archive)) as file:
+        arrays = []
+        file.visititems(lambda path, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        for array in arrays:
+            _expect_stored(array.name, array)
+        return sum(array.nbytes for array in arrays)
+
+
 def _of_layers(file):
     """Keras writes a layer's variables as `0`, `1`, … in a group `…/vars` that bears the layer's name."""
-    found = {}
+    found, left = {}, file.id.get_filesize()
 
     def visit(path, group):
+        nonlocal left
         own = path.startswith("layers/") and path.endswith("/vars") and "/seed_generator/" not in path
-        if own and "name" in group.attrs:
-            values = {f"{group.attrs['name']}/{place}": _values(group, place) for place in group}
+        if own and isinstance(group.attrs.get("name"), str):
+            stored = {f"{group.attrs['name']}/{place}": _stored(group, place) for place in group}
+            left -= sum(array.nbytes for array in stored.values())
+            if left < 0:  # the same array under many names
+                raise ValueError("more values than the file has bytes")
+            values = {name: np.asarray(array, np.float32) for name, array in stored.items()}
             if found.keys() & values.keys():
                 raise ValueError(f"several layers '{group.attrs['name']}'")
             found.update(values)
@@ -92,11 +116,14 @@ def _of_layers(file):
     return found
 
 
-def _values(group, place):
-    """A dataset's values, float32, if they are in this file: others HDF5 would fetch from wherever the file says."""
+def _expect_stored(name, values):
+    if values.external or values.is_virtual or values.id.get_storage_size() < values.nbytes:
+        raise ValueError(f"{name}, of shape {values.shape}, is not in it")
+
+
+def _stored(group, place):
+    """A dataset, if its values are in this file: others HDF5 would fetch from wherever the file says."""
     if not isinstance(group.get(place, getlink=True), h5py.HardLink):
         raise ValueError(f"{group.attrs['name']}/{place} is a link")
-    values = group[place]
-    if values.external or values.is_virtual or values.id.get_storage_size() < values.nbytes:
-        raise ValueError(f"{group.attrs['name']}/{place}, of shape {values.shape}, is not in it")
-    return np.asarray(values, np.float32)
+    _expect_stored(f"{group.attrs['name']}/{place}", group[place])
+    return group[place]

@@ -8,6 +8,7 @@ import kcifar
 from kcifar.errors import InputError, nearest
 from kcifar.recipe.recipe import Recipe
 
+_MOST_BYTES = 2**20  # of a recipe
 _PACKAGE = Path(kcifar.__file__).parent
 
 
@@ -49,6 +50,8 @@ def load(path):
         InputError: no such file, it does not parse or run, it defines no `recipe`, or a field is wrong.
     """
     path = find(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise InputError(f"'{path}' has {path.stat().st_size:,} bytes; expected a recipe, of at most {_MOST_BYTES:,}")
     put_on_import_path(path.parent)
     if b"\0" in path.read_bytes():
         raise InputError(f"{path}: does not parse: it holds null bytes, as UTF-16 does; save it as UTF-8")

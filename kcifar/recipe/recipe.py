@@ -110,6 +110,8 @@ class Recipe:
         """The recipe that `to_json` wrote, in this version or an earlier one. Raises InputError where it is none."""
         try:
             fields = json.loads(text, object_hook=Component.from_json)
+        except RecursionError:
+            raise InputError("recipe.json is nested too deep") from None
         except ValueError as error:
             raise InputError(f"recipe.json is not JSON ({error}): start a new run with --out") from None
         if not isinstance(fields, dict):

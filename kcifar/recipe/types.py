@@ -1,5 +1,6 @@
 """Values of a recipe's fields: of the type that the field has, or refused."""
 
+import contextlib
 import types
 import typing
 
@@ -27,7 +28,8 @@ def typed(name, value, annotation):
                 return tuple(typed(name, item, typing.get_args(kind)[0]) for item in value)
         elif kind is float:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return float(value)
+                with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
+                    return float(value)
         elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
     raise InputError(f"recipe field '{name}' is {value!r}; expected {written(annotation)}")

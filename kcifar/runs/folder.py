@@ -6,7 +6,6 @@ Finding one imports no Keras, which takes seconds: a wrong path is told at once,
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import kcifar
+from kcifar import reading
 from kcifar.checksum import sha256
 from kcifar.errors import InputError, one_line, some
 from kcifar.output import warn
@@ -81,7 +81,7 @@ class RunFolder:
     def began_in(self):
         """What `environment.json` holds. Raises InputError where it is damaged."""
         try:
-            written = json.loads(self.environment.read_text(encoding="utf-8"))
+            written = reading.parsed_json(reading.text(self.environment))
             if isinstance(written, dict) and isinstance(written.get("resumed", []), list):
                 return written
             error = "it holds something else"
@@ -119,7 +119,7 @@ class RunFolder:
     def recipe(self):
         """The resolved recipe. Raises InputError where it is damaged."""
         try:
-            return Recipe.from_json(self.recipe_json.read_text(encoding="utf-8"))
+            return Recipe.from_json(reading.text(self.recipe_json))
         except (ValueError, TypeError, AttributeError) as error:  # InputError is a ValueError
             raise InputError(f"the recipe of '{self.path}' cannot be read: {error}") from None
 

@@ -5,7 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, one_line
 from kcifar.output import printable, say
 
 LOCK = "writer.lock"
@@ -25,7 +25,7 @@ class Writer:
 
     def take(self):
         """Takes it. Raises InputError, which names who has it, where somebody has it already."""
-        from filelock import Timeout
+        from filelock import LeaseSettingsMismatch, Timeout
 
         try:
             try:
@@ -37,6 +37,11 @@ class Writer:
                 held = f"'{printable(self.path)}' is locked by {self._holder()}"
                 say(f"{held}: waiting whether it is alive, {patience:g} s at most")
                 self._lease.acquire(timeout=patience, poll_interval=_LEASE_SECONDS / 30)
+        except LeaseSettingsMismatch as error:
+            raise InputError(
+                f"'{self.path / LOCK}' is damaged, or of another kcifar ({one_line(error)}): remove it if "
+                "nobody writes there"
+            ) from None
         except Timeout:
             raise InputError(
                 f"'{self.path}' is being written by {self._holder()}: wait until it has ended, or stop it"

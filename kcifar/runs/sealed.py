@@ -1,18 +1,18 @@
 """Arrays and a record in one `.npz` file that says whether it is whole: its own SHA-256 is its last line."""
 
 import hashlib
-import io
 import json
 import os
 import zipfile
-from pathlib import Path
 
 import numpy as np
 
+from kcifar import reading
 from kcifar.errors import InputError, one_line
 
 _SEAL = b"kcifar sha256 "
 _DIGITS = 64
+_BLOCK = 2**20
 
 
 def write(path, arrays, record):
@@ -35,7 +35,7 @@ def write(path, arrays, record):
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = _SEAL + b"0" * _DIGITS
     with open(path, "r+b") as file:
-        digest = _sha256_inside(file.read())
+        digest = _sha256_inside(file)
         file.seek(-_DIGITS, os.SEEK_END)
         file.write(digest)
 
@@ -47,15 +47,14 @@ def read(path):
         InputError: the file is damaged, or something else.
         OSError: it is missing or cannot be read.
     """
-    content = Path(path).read_bytes()
     try:
-        _expect_whole(content)
-        with np.load(io.BytesIO(content)) as found:
+        _expect_whole(path)
+        with reading.npz(path) as found:
             record = json.loads(
                 found["record"].tobytes(), object_hook=lambda part: found[part["array"]] if "array" in part else part
             )
             arrays = {name: found[name] for name in found.files if not name.startswith("record")}
-    except MemoryError:
+    except (MemoryError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged archive raises anything
         raise InputError(f"'{path}' is damaged ({one_line(error)})") from None
@@ -64,14 +63,21 @@ def read(path):
     return arrays, record
 
 
-def _expect_whole(content):
-    if not content:
+def _expect_whole(path):
+    if not reading.size(path):
         raise ValueError("it is empty")
-    seal = content[-_DIGITS - len(_SEAL) :]
-    if seal.startswith(_SEAL) and _sha256_inside(content) != seal[-_DIGITS:]:
-        raise ValueError("its checksum is of other bytes")
+    with open(path, "rb") as file:
+        file.seek(max(0, reading.size(path) - _DIGITS - len(_SEAL)))
+        seal = file.read()
+        if seal.startswith(_SEAL) and _sha256_inside(file) != seal[-_DIGITS:]:
+            raise ValueError("its checksum is of other bytes")
 
 
-def _sha256_inside(content):
+def _sha256_inside(file):
     """Of all but the digits of the checksum."""
-    return hashlib.sha256(memoryview(content)[:-_DIGITS]).hexdigest().encode()
+    left, digest = file.seek(0, os.SEEK_END) - _DIGITS, hashlib.sha256()
+    file.seek(0)
+    while block := file.read(min(left, _BLOCK)):
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest().encode()

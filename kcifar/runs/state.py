@@ -7,6 +7,7 @@ import zipfile
 import keras
 from keras import ops
 
+from kcifar import reading
 from kcifar.errors import InputError, some
 from kcifar.runs.files import replacing
 
@@ -30,12 +31,12 @@ def save_model(model, path, class_names=None):
 
 def class_names_in(path):
     """The names that `save_model` kept in the file; None without. Raises InputError where they are something else."""
-    with zipfile.ZipFile(path) as archive:
+    with reading.archive(path) as archive:
         if _CLASS_NAMES not in archive.namelist():
             return None
         text = archive.open(_CLASS_NAMES).read(_MOST_NAMES + 1)
-    with contextlib.suppress(ValueError, RecursionError):
-        names = json.loads(text)
+    with contextlib.suppress(ValueError):
+        names = reading.parsed_json(text)
         if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
             return tuple(names)
     raise InputError(f"'{path}' has a {_CLASS_NAMES} that is no list of names: write the model again, or take it out")

@@ -1,10 +1,12 @@
 """The published folders and archives: round trips, damage, and files that mean harm."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pickle
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -216,7 +218,7 @@ def test_a_pickle_that_wants_more_than_arrays_runs_nothing(small, tmp_path):  # 
         pickle.dumps(np.zeros(2, "u1,u1"), 2),  # a structured array
         b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0zip\x86R.",
         b"\x80\x02cnumpy\nndarray\n)R.",
-        b"\x80\x02}r\x00\x00\x00\x10.",  # remembered as number 2^28: four gigabytes of room
+        b"\x80\x02c_codecs\nencode\n}U\x01aK\x01s\x86b.",  # the state of a function
         # A kilobyte that is remembered, and encoded a thousand times.
         b"\x80\x02]X\x00\x04\0\0"
         + b"a" * 1024
@@ -230,6 +232,54 @@ def test_pickles_of_anything_else_are_refused(content):
         pickles.read(content, "'file'")
     assert str(caught.value).startswith("'file'")
     assert "\n" not in str(caught.value)
+
+
+def shared_tuples(depth=40):
+    """Opcodes of a tuple that holds one tuple twice, and so on: 2^40 in all."""
+    doubled = (b"h" + bytes([number]) + b"\x86q" + bytes([number + 1]) for number in range(depth))
+    return b")q\x00" + b"".join(doubled)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}r\x00\x00\x00\x10.",  # remembered as number 2^28
+        b"\x80\x04\x8e\x00\x00\x00\x00\x01\x00\x00\x00.",  # 4 GiB of bytes
+        b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.",  # that can be changed
+        b"\x80\x02X\xff\xff\xff\x7f.",
+        b"\x80\x04\x95\x00\x00\x00\x00\x01\x00\x00\x00.",  # a frame of them
+    ],
+)
+def test_a_pickle_that_claims_gigabytes_gets_no_room(content):
+    tracemalloc.start()
+    with contextlib.suppress(InputError):
+        pickles.read(content, "'file'")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}" + shared_tuples() + b"K\x01s.",  # hashed as a key
+        b"\x80\x02}(" + shared_tuples() + b"K\x01u.",
+        b"\x80\x02(" + shared_tuples() + b"K\x01d.",
+        b"\x80\x02cnumpy\ndtype\n" + shared_tuples() + b"\x85R.",  # told in the error
+        b"\x80\x02c_codecs\nencode\nX\x01\0\0\0a" + shared_tuples() + b"\x86R.",
+    ],
+)
+def test_a_pickle_of_the_same_tuples_again_and_again(content):
+    with pytest.raises(InputError, match="a tuple where text should be"):
+        pickles.read(content, "'file'")
+
+
+def test_names_that_are_the_same_lists_again_and_again(small, tmp_path):  # noqa: F811
+    names = []
+    for _ in range(40):
+        names = [names, names]
+    files = python_files(small) | {"batches.meta": pickle.dumps({b"label_names": names}, 2)}
+    refused(write_files(tmp_path / PY.folder, files), "batches.meta", "names the classes None")
 
 
 @pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3)), np.array([1, 258], ">i4")])

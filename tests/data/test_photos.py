@@ -104,6 +104,17 @@ def test_sixteen_bits_of_other_formats(name, tmp_path):
     np.testing.assert_array_equal(read(path, (32, 32))[..., 1], np.round(deep * (255 / 65535)))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
+def test_an_image_that_is_changed_by_strips(mode, tmp_path, monkeypatch):
+    """Strips of 5 rows, of which the last is shorter, give what one strip gives."""
+    seen = np.random.default_rng(0).integers(0, 256, (32, 48, {"RGBA": 4, "LA": 2, "I;16": 2}[mode]), np.uint8)
+    image = Image.frombytes(mode, (48, 32), seen.tobytes())
+    path = saved(tmp_path / "a.png", image)
+    whole = read(path, (32, 48))
+    monkeypatch.setattr("kcifar.data.decoding._STRIP_PIXELS", 5 * 48)
+    np.testing.assert_array_equal(read(path, (32, 48)), whole)
+
+
 def test_a_palette_with_transparency_lies_on_white(tmp_path):
     """A third each opaque, of alpha 128 and transparent: c, c·128/255 + 127 and 255."""
     image = Image.new("P", (3, 1))
@@ -175,6 +186,23 @@ def test_a_truncated_image(tmp_path):
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_numbers_of_32_bits_have_no_known_range(kind, tmp_path):
     refused(saved(tmp_path / "a.tif", np.ones((32, 32), kind)), "32-bit", "expected 8 or 16 bits")
+
+
+def test_sides_that_no_photo_has(tmp_path):
+    refused(saved(tmp_path / "a.png", Image.new("1", (1, 2**16))), "65536×1", "at most 65,535")
+    assert read(saved(tmp_path / "b.png", Image.new("1", (1, 2**16 - 1))), (32, 32)).shape == (32, 32, 3)
+
+
+def test_a_large_webp(tmp_path, monkeypatch):
+    monkeypatch.setattr("kcifar.data.decoding._MOST_OF_WEBP", 32 * 32)
+    assert read(saved(tmp_path / "a.webp", pixels()), (32, 32)).shape == (32, 32, 3)
+    refused(saved(tmp_path / "b.webp", pixels(33)), "33×32", "at most 1,024 of a WebP")
+
+
+def test_an_image_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)  # Pillow has Ghostscript run it
+    Image.fromarray(pixels()).save(tmp_path / "a.eps")
+    refused(tmp_path / "a.eps", "of no format that Pillow knows")
 
 
 @pytest.mark.parametrize("side", [12, 15])

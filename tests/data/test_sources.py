@@ -364,3 +364,9 @@ def test_a_file_that_is_an_npz_by_name_only(tmp_path):
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
     refused(path, "no zip archive")
+
+
+@pytest.mark.parametrize("name", ["images.npz", "cifar-10-python.tar.gz"])
+def test_a_pipe_in_a_files_place(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    refused(tmp_path / name, "neither a file nor a folder")

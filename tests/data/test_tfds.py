@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import os
 import sys
 import threading
 from unittest import mock
@@ -252,3 +253,9 @@ def test_what_tfds_needs_is_named_when_it_is_missing(folder, monkeypatch):
     refused(folder, "array_record", install)
     monkeypatch.setitem(sys.modules, "importlib_resources", None)
     refused("auto", "importlib_resources", install)
+
+
+def test_a_pipe_in_a_folder(folder):
+    (folder / "label.labels.txt").unlink()
+    os.mkfifo(folder / "label.labels.txt")
+    refused(folder, "label.labels.txt", "no regular file")

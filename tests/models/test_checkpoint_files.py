@@ -148,7 +148,7 @@ def test_folders_pipes_and_archives(model, tmp_path):
     with pytest.raises(InputError, match=r"an archive \(tar\)"):
         load_pretrained(model, tmp_path / "a.tar")
     os.mkfifo(tmp_path / "pipe.pth")
-    with pytest.raises(InputError, match="but no file"):
+    with pytest.raises(InputError, match="neither file nor folder"):
         load_pretrained(model, tmp_path / "pipe.pth")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best.keras").touch()
@@ -191,3 +191,22 @@ def test_kuanglius_resnet(tmp_path):
     path = saved(tmp_path / "ckpt.pth", {"net": tensors, "acc": 95.1, "epoch": 9})
     assert load_pretrained(model, path) == []
     same_logits(model, net)
+
+
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_tensor_of_more_values_than_the_file_has(dtype, new, model, tensors, tmp_path):
+    vast = tensors | {"linear.bias": torch.zeros(1, dtype=dtype).expand(2**40)}
+    torch.save(vast, tmp_path / "vast.pth", _use_new_zipfile_serialization=new)
+    with pytest.raises(InputError, match=r"its tensors would have 4,398,04\d"):
+        load_pretrained(model, tmp_path / "vast.pth")
+
+
+def test_a_dictionary_that_is_in_many_places(model, tensors, tmp_path):
+    """A billion of them, by way of a thousand that each hold one a thousand times."""
+    inside = {}
+    for _ in range(3):
+        inside = {f"place{number}": inside for number in range(1000)}
+    with pytest.raises(InputError, match="no dictionary of tensors"):
+        load_pretrained(model, saved(tmp_path / "many.pth", inside))
+    assert loads(model, saved(tmp_path / "one.pth", {"others": inside, "state_dict": tensors}), tensors)

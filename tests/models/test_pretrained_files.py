@@ -595,6 +595,13 @@ def link(group, path):
     group["0"] = h5py.ExternalLink(path + ".link.h5", "0")
 
 
+def many(group, path):
+    """One array of 4 MB under a thousand names: 4 GB to read."""
+    group["0"] = np.zeros(2**20, np.float32)
+    for place in range(100, 1100):
+        group[str(place)] = group["0"]
+
+
 def without(layer, place):
     return lambda file: group_of(file, layer).pop(place)
 
@@ -622,6 +629,8 @@ H5 = {
     "words": (instead(words), []),
     "outside the file": (instead(external), []),
     "link": (instead(link), []),
+    "many names": (instead(many), ["more values than the file has bytes"]),
+    "a name that is none": (lambda file: group_of(file, "stem_norm").attrs.update(name=np.zeros(9)), ["stem_norm"]),
     "no layers": (lambda file: file.pop("layers"), []),
     "no names": (no_names, []),
     "a name twice": (same_names, ["several layers"]),

@@ -47,6 +47,11 @@ def test_a_second_one_is_refused_until_the_first_gives_it_back(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_that_was_edited(tmp_path, monkeypatch):
+    with held(tmp_path, "elsewhere", lease=31), pytest.raises(InputError, match=r"lease of 31.*remove it"):
+        writing(tmp_path).__enter__()
+
+
 def test_the_dead_hold_nothing(tmp_path):
     with held(tmp_path) as process:
         process.kill()

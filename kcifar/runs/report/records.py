@@ -1,11 +1,13 @@
 """What a run wrote about itself, read again: metrics.json, log.csv."""
 
 import csv
-import json
+import io
 from pathlib import Path
 
+from kcifar import reading
 from kcifar.errors import InputError
 
+_MOST = 2**63  # of a number that a run wrote: time, counts, bytes
 _NUMBERS = ("test_accuracy", "best_epoch", "selected_accuracy",
             "epochs", "parameters", "trained_parameters", "feature_seconds",
             "train_seconds", "images_per_second", "peak_memory_bytes", "peak_device_bytes")  # fmt: skip
@@ -32,8 +34,8 @@ def log(run):
     if not (run.log and run.log.exists()):
         return []
     try:
-        with open(run.log, encoding="utf-8", newline="") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, strict=True)]
+        lines = io.StringIO(reading.text(run.log), newline="")
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines, strict=True)]
     except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row is shorter or longer than the header
         raise _damaged(run.log, error) from None
     missing = {"epoch", "learning_rate", "loss"} - set(rows[0] if rows else ())
@@ -53,7 +55,7 @@ def recipe_name(run):
 
 def _json(path):
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = reading.parsed_json(reading.text(path))
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
     if not isinstance(found, dict):
@@ -62,7 +64,7 @@ def _json(path):
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MOST
 
 
 def _damaged(path, error):

@@ -32,9 +32,11 @@ def write(path, arrays, record):
 
     text = np.frombuffer(json.dumps(record, default=apart).encode(), np.uint8)
     np.savez(path, record=text, **arrays, **inside)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.comment = _SEAL + b"0" * _DIGITS
     with open(path, "r+b") as file:
+        with zipfile.ZipFile(
+            file, "a"
+        ) as archive:  # given the path, it would begin a new one where that cannot be opened
+            archive.comment = _SEAL + b"0" * _DIGITS
         digest = _sha256_inside(file)
         file.seek(-_DIGITS, os.SEEK_END)
         file.write(digest)

@@ -25,7 +25,7 @@ def save_model(model, path, class_names=None):
     with replacing(path) as temporary:
         uncompiled.save(temporary)
         if class_names:
-            with zipfile.ZipFile(temporary, "a") as archive:
+            with open(temporary, "r+b") as file, zipfile.ZipFile(file, "a") as archive:
                 archive.writestr(_CLASS_NAMES, json.dumps(list(class_names)))
 
 

@@ -60,14 +60,17 @@ def archive(path):
     """A `zipfile.ZipFile` to read from, which unpacks to no more than an archive of its size can be meant to.
 
     Raises:
-        InputError: it would unpack to more than 256 MiB and a hundred times its size, or it is no regular file.
+        InputError: it would unpack to more than 256 MiB and a hundred times its size, or it has several entries of the
+            same name, or it is no regular file.
         zipfile.BadZipFile, and whatever zipfile raises else: it is no archive, or damaged.
     """
     packed = size(path)
     with open(path, "rb") as file, zipfile.ZipFile(file) as opened:
-        unpacked = sum(member.file_size for member in opened.infolist())
+        names, unpacked = opened.namelist(), sum(member.file_size for member in opened.infolist())
         if unpacked > max(_MOST_UNPACKED, _MOST_EXPANSION * packed):
             raise InputError(f"it has {packed:,} bytes and would unpack to {unpacked:,}")
+        if len(set(names)) < len(names):
+            raise InputError("it has several entries of the same name")
         yield opened
 
 

@@ -72,6 +72,7 @@ class Worker:
                 "HOME": str(places["home"]),
                 "XDG_CACHE_HOME": str(places["cache"]),
                 "MPLCONFIGDIR": str(places["cache"]),
+                "TORCHINDUCTOR_CACHE_DIR": str(places["cache"]),
                 "TMPDIR": str(places["tmp"]),
                 "OMP_NUM_THREADS": "1",
                 "MALLOC_MMAP_THRESHOLD_": "1000000",  # what is freed is given back, and not of the next input's memory

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import resource
 import sys
 import time
@@ -245,6 +246,7 @@ def main():
     os.dup2(2, 1)
     _small_batches()
     _leave_figures_blank()
+    platform.processor()  # which a library may ask the system for, by a program
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
     watch = _Watch(sys.argv[1:])
     for line in sys.stdin:

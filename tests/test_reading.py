@@ -64,6 +64,11 @@ def test_an_archive_of_one_content_under_many_names(tmp_path):
         archive.filelist *= 300
     with pytest.raises(InputError, match="would unpack to 314,572,800"), reading.archive(tmp_path / "many.zip"):
         pass
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a", b"a")
+        archive.filelist *= 2
+    with pytest.raises(InputError, match="several entries of the same name"), reading.archive(tmp_path / "two.zip"):
+        pass
 
 
 def test_what_shrinks_as_images_do_is_no_bomb(tmp_path):

@@ -167,10 +167,10 @@ def _write_weights():
     shutil.copy("runs/a/best.keras", "model.keras")
     shutil.copy("model.keras", "cut.keras")
     cut(Path("cut.keras"))
-    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="scores")]).save("rows.keras")
-    keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(10, name="scores")]).save(
-        "small.keras"
-    )
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="scores")], name="rows").save("rows.keras")
+    keras.Sequential(
+        [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(10, name="scores")], name="small"
+    ).save("small.keras")
     Path("folder.keras").mkdir()
     Path("page.pth").write_text("<html>404</html>")
     Path("blank.pth").touch()

@@ -266,10 +266,11 @@ def expect_classes(runs, dataset):
 
 
 def _from_where_they_differ(*lists):
-    """Some names of each of two lists, from the first on that is not the same."""
+    """Some names of each of two lists; where many at their start are the same, from the first on that is not."""
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*lists, strict=False))
     same = len(list(pairs))
-    return [f"{'…, ' * bool(same)}{some(names[same:], 4) or 'none'}" for names in lists]
+    same = same if same > 4 else 0
+    return [f"{'…, ' * bool(same)}{some(names[same:], 6) or 'none'}" for names in lists]
 
 
 def free_path(parent, name):

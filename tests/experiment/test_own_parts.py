@@ -141,6 +141,7 @@ def interrupted(recipe, run):
         train(planned, run)
 
 
+@pytest.mark.once
 def test_a_run_of_own_parts_is_killed_and_resumed_to_the_same_bits(project, capsys):
     where, nets, shapes = project
     assert main([str(where / "mine.py"), "--out", "whole"]) == 0

@@ -124,16 +124,24 @@ class Arrays:
         self.where, self.count = where, count
         self.sizes, self.examples = collections.Counter(), {}
         self.array, self.added, self.on_white = None, 0, 0
+        self.waiting = []  # the first one, until a second says that this is the size of all
 
     def add(self, path, image):
         """Adds a Pillow image of mode "L" or "RGB"."""
         self.on_white += image.info.get(decoding.ON_WHITE, False)
         self.sizes[image.size] += 1
         self.examples.setdefault(image.size, path)
-        if self.array is None:
-            self.array = np.empty((self.count, *image.size[::-1], 1 if image.mode == "L" else 3), np.uint8)
         if len(self.sizes) > 1:
             return  # only counted, for the message
+        self.waiting.append(image)
+        if len(self.waiting) + self.added >= min(2, self.count):
+            for each in self.waiting:
+                self._put(each)
+            self.waiting.clear()
+
+    def _put(self, image):
+        if self.array is None:
+            self.array = np.empty((self.count, *image.size[::-1], 1 if image.mode == "L" else 3), np.uint8)
         if image.mode == "RGB" and self.array.shape[3] == 1:
             self.array = np.repeat(self.array, 3, axis=3)
         self.array[self.added] = np.asarray(image).reshape(*image.size[::-1], -1)

@@ -481,6 +481,7 @@ def test_json_of_no_recipe_is_refused(text):
         {"mean": None},
         {"std": None},
         {"pretrained": 3},
+        {"pretrained": "a\0b"},
         {"freeze": "stem"},
         {"freeze": (1,)},
         {"unfreeze_epoch": 1.5},

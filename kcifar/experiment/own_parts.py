@@ -205,9 +205,8 @@ def _recorded(run):
     try:
         written = reading.parsed_json(reading.text(path))
         modules = written["modules"]
-        if isinstance(written["folder"], str) and all(
-            isinstance(m["sha256"] + m["path"], str) for m in modules.values()
-        ):
+        is_path = b"\0" not in os.fsencode(written["folder"])
+        if is_path and all(isinstance(m["sha256"] + m["path"], str) for m in modules.values()):
             return written
         error = "it holds something else"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as found:

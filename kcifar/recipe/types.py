@@ -30,6 +30,9 @@ def typed(name, value, annotation):
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
                     return float(value)
+        elif kind is str:
+            if isinstance(value, str) and "\0" not in value:  # which no path can hold
+                return value
         elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
     raise InputError(f"recipe field '{name}' is {value!r}; expected {written(annotation)}")

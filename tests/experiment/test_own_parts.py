@@ -171,6 +171,9 @@ def test_a_run_of_own_parts_is_killed_and_resumed_to_the_same_bits(project, caps
     capsys.readouterr()
     assert main(["--resume", "cut"]) == 2
     assert capsys.readouterr().err.count(shapes) == 3
+    (cut.path / "own_parts" / "modules.json").write_text(json.dumps(listed | {"folder": "a\0b"}))
+    assert main(["--resume", "cut"]) == 2
+    assert "modules.json' is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.once

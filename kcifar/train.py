@@ -178,7 +178,7 @@ def _fit(planned, run, options, writer):
     from kcifar import experiment
 
     say(f"{'run':<15}{printable(run.path)}\n")
-    with interrupts.advising(f"go on with: python -m kcifar.train --resume {run.path}"):
+    with interrupts.advising(f"go on with: {run.how_to_go_on}"):
         metrics = experiment.train(planned, run, bool(options.resume), options.progress, writer)
     say(f"\n{_result(metrics)}\n{printable(run.path)}/: report.html, metrics.json, best.keras")
 

@@ -96,7 +96,7 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
 
 def _after_divergence(epochs, run):
     """The command that goes on from the last good epoch, where there is one."""
-    return f": python -m kcifar.train --resume {run.path} optimizer.global_clipnorm=1 --out NEW" if epochs else ""
+    return f": {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW" if epochs else ""
 
 
 def _finish(planned, run, log, checkpoint, images):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -63,7 +64,7 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None):
         say(f"{'' if place == 1 else chr(10)}seed {seed}, {place} of {len(runs)}: {_state(run)}")
         if not _is_done(run):
             _train(run, path, [*overrides, f"seed={seed}"], progress_every)
-    say(f"\n{_summary(runs)}\nlet them vote: python -m kcifar.vote {printable(out)}")
+    say(f"\n{_summary(runs)}\nlet them vote: python -m kcifar.vote {printable(shlex.quote(str(out)))}")
     return out
 
 

@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import platform
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -53,13 +54,16 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.last = Last(self.path)
 
+    @property
+    def how_to_go_on(self):
+        """The command that goes on with it, as typed into a shell."""
+        return f"python -m kcifar.train --resume {shlex.quote(str(self.path))}"
+
     def expect_best(self):
         """The path of the best model. Raises InputError where there is none."""
         if not self.best.is_file():
             why = "it was lost" if self.ended or self.last.exists else "its first epoch has not ended"
-            raise InputError(
-                f"'{self.path}' has no best.keras ({why}); go on with python -m kcifar.train --resume {self.path}"
-            )
+            raise InputError(f"'{self.path}' has no best.keras ({why}); go on with {self.how_to_go_on}")
         return self.best
 
     def predictions(self, split, tta="none"):

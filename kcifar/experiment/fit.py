@@ -115,7 +115,7 @@ def _finish(planned, run, log, checkpoint, images):
         "best_epoch": checkpoint.best_epoch,
         "selected_on": selected_on,
         f"selected_{planned.recipe.select_by}": checkpoint.best,
-        "epochs": len(log.rows),
+        "epochs": log.rows[-1]["epoch"],
         "parameters": planned.whole.count_params(),
         "trained_parameters": planned.trained_parameters,
         "feature_seconds": log.feature_seconds,

@@ -50,7 +50,8 @@ def draw_curves(axes, rows, quantity, selected_on):
     if quantity == "loss":
         running = {"color": "#888888", "linestyle": "--", "marker": ".", "label": "training batches"}
         axes.plot(epochs, [row["loss"] for row in rows], **running)
-    axes.set(xlabel="epoch", ylabel="accuracy in %" if quantity == "accuracy" else "loss", xlim=(0.5, len(rows) + 0.5))
+    limits = epochs[0] - 0.5, epochs[-1] + 0.5  # the first one is not 1 where it goes on from another run
+    axes.set(xlabel="epoch", ylabel="accuracy in %" if quantity == "accuracy" else "loss", xlim=limits)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.ticklabel_format(axis="y", useOffset=False)  # near 100 % it would be read as near 0
     axes.grid(alpha=0.3)

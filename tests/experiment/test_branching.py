@@ -60,7 +60,9 @@ def test_with_nothing_changed_it_is_the_run_that_went_on(folder, tmp_path, capsy
     assert expected.keys() == found.keys()
     assert all((expected[name] == found[name]).all() for name in expected)
     assert rows(new.path) == rows(whole.path)[2:]
-    assert json.loads(new.metrics.read_text())["best_epoch"] >= 3
+    metrics = json.loads(new.metrics.read_text())
+    assert metrics["best_epoch"] >= 3
+    assert (metrics["epochs"], len(metrics["seconds_per_epoch"])) == (4, 2)
     origin = new.began_in()["continues"]
     assert origin == {"run": str(folder / "run"), "epochs": 2, "changed": {"epochs": ["2", "4"]}}
     page = new.report.read_text()

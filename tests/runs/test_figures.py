@@ -5,6 +5,7 @@ import pytest
 
 from kcifar.data import Split
 from kcifar.runs import figures
+from kcifar.runs.report import pictures
 
 pytestmark = pytest.mark.once
 
@@ -79,3 +80,10 @@ def test_grey_images_are_shown_as_they_are():
     np.testing.assert_array_equal(shown.get_array(), pixels[0, ..., 0])
     assert shown.get_clim() == (0, 255)
     assert shown.get_cmap().name == "gray"
+
+
+def test_the_curves_of_a_run_that_went_on_from_another_begin_where_that_was():
+    figures_of = {"accuracy": 0.5, "loss": 1.0, "train_accuracy": 0.5, "train_loss": 1.0, "learning_rate": 0.1}
+    rows = [{"epoch": epoch, **figures_of} for epoch in (31, 32, 33)]
+    drawn = [figures.curves(rows, "last"), pictures.learning_rate(rows), pictures.comparison([("a", rows)], "accuracy")]
+    assert {axes.get_xlim() for figure in drawn for axes in figure.axes} == {(30.5, 33.5)}

@@ -78,7 +78,7 @@ def learning_rate(rows):
     figure, axes = _axes()
     style = {"color": COLOURS[0], "marker": "." if len(rows) < 60 else None}
     axes.plot([row["epoch"] for row in rows], [row["learning_rate"] for row in rows], **style)
-    axes.set(xlabel="epoch", ylabel="learning rate", xlim=(0.5, len(rows) + 0.5))
+    axes.set(xlabel="epoch", ylabel="learning rate", xlim=(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5))
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
@@ -123,14 +123,14 @@ def comparison(runs, column):
     columns = max(1, min(3, 66 // (6 + max(cells(name) for name, _ in runs))))  # what the figure's width has room for
     lines = -(-len(runs) // columns)
     figure, axes = _axes(3.2 + 0.22 * lines)
-    most = 0
+    epochs = []
     for place, (name, rows) in enumerate(runs):
         style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % len(_DASHES)], "label": name}
         if rows and column in rows[0]:
             marker = "." if len(rows) == 1 else None  # which is no line
             axes.plot([row["epoch"] for row in rows], [100 * row[column] for row in rows], marker=marker, **style)
-            most = max(most, len(rows))
-    axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(0.5, most + 0.5))
+            epochs += rows[0]["epoch"], rows[-1]["epoch"]
+    axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.legend(loc="outside lower center", ncols=columns, handlelength=2 if len(runs) <= 24 else 4)

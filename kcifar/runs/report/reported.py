@@ -61,8 +61,8 @@ class Reported:
 
     @property
     def epochs(self):
-        """How many epochs it trained so far; None where there is no log."""
-        return self.metrics.get("epochs") or len(self.rows) or None
+        """Behind which epoch it is; None where there is no log."""
+        return self.metrics.get("epochs") or (int(self.rows[-1]["epoch"]) if self.rows else None)
 
     @property
     def selection(self):

@@ -9,9 +9,9 @@ import zipfile
 
 import numpy as np
 
-from kcifar.errors import InputError
+from kcifar.errors import InputError, one_line
 
-_MOST_TEXT = 2**26  # bytes of a file that people or kcifar wrote as text
+MOST_TEXT = 2**26  # bytes of a file that people or kcifar wrote as text
 _MOST_UNPACKED, _MOST_EXPANSION = 2**28, 100  # bytes; how often an archive's size. Weights and noise do not shrink.
 
 
@@ -28,7 +28,7 @@ def size(path):
     return status.st_size
 
 
-def content(path, most=_MOST_TEXT):
+def content(path, most=MOST_TEXT):
     """The bytes of a file.
 
     Raises:
@@ -65,13 +65,22 @@ def archive(path):
         zipfile.BadZipFile, and whatever zipfile raises else: it is no archive, or damaged.
     """
     packed = size(path)
-    with open(path, "rb") as file, zipfile.ZipFile(file) as opened:
+    with open(path, "rb") as file, _opened(file) as opened:
         names, unpacked = opened.namelist(), sum(member.file_size for member in opened.infolist())
         if unpacked > max(_MOST_UNPACKED, _MOST_EXPANSION * packed):
             raise InputError(f"it has {packed:,} bytes and would unpack to {unpacked:,}")
         if len(set(names)) < len(names):
             raise InputError("it has several entries of the same name")
         yield opened
+
+
+def _opened(file):
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError, MemoryError):
+        raise
+    except Exception as error:  # as of names that are no text
+        raise zipfile.BadZipFile(one_line(error)) from None
 
 
 @contextlib.contextmanager

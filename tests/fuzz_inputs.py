@@ -318,7 +318,7 @@ def damage(case, reader, rng, seeds):
         how = rng.choice(hows)
         for _ in range(rng.choice([1, 1, 1, 2, 5])):
             if content:
-                content = how(content, rng)
+                content = how(content, rng)[: 2**27]
         path.write_bytes(content)
     return f"{path.relative_to(case)}: {how.__name__.strip('_')}"
 

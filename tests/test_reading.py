@@ -100,3 +100,12 @@ def test_arrays_that_are_there(tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     with reading.npz(tmp_path / "a.npz") as found:
         assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+
+
+def test_an_archive_whose_names_are_no_text(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("ä" * 4, b"a")
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace("ä".encode(), b"\xee\xff"))
+    with pytest.raises(zipfile.BadZipFile), reading.archive(tmp_path / "a.zip"):
+        pass

@@ -1,8 +1,11 @@
 """PyTorch's files and downloads, on either backend. torch is imported when one is asked for."""
 
+import io
 import os
+import pickletools
 import re
 import warnings
+import zipfile
 
 from kcifar.errors import InputError, one_line, some
 
@@ -12,6 +15,8 @@ _AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa|shadow)([._]|$)")
 _OTHERS = re.compile(r"optim|sched|scaler|loss|hyper|config|args|callback|rng")  # and what is not a model's
 _MOST_DEPTH = 3
 _MOST_REPEATED = 2**28  # bytes of tensors that have more values than the file
+_MOST_ITEMS = 10**6  # of a tuple with those in it
+_PICKLES = 5  # of which a file of torch.save consists, before its numbers; in an archive it is one
 
 
 def read_pytorch(path, inside=None):
@@ -103,6 +108,7 @@ def _read_safetensors(path):
 def _read_pickle(path):
     import torch
 
+    _expect_untangled(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # of unusual pickles
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -117,6 +123,58 @@ def _read_pickle(path):
             f"'{path}' is no file of torch.save, or damaged ({one_line(error)}): delete it and fetch it again"
         ) from None
     return found
+
+
+def _expect_untangled(path):
+    """Raises InputError where tuples hold the same ones again and again, so that to hash one would take for ever."""
+    most = 0
+    try:
+        with open(path, "rb") as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                    file = io.BytesIO(archive.read(name))
+            else:
+                file.seek(0)
+            for items in _items_of_tuples(file):
+                most = max(most, items)
+                if most > _MOST_ITEMS:
+                    break
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # it is damaged from here on, or no pickle, which torch tells
+        pass
+    if most > _MOST_ITEMS:
+        raise InputError(f"'{path}' has a tuple of {most:.0e} items; expected tensors alone: save the state_dict()")
+
+
+def _items_of_tuples(file):
+    """How many items each tuple of the first pickles in a file has, with those of the tuples in it, again and again.
+
+    By the operations that write it, of which none is run.
+    """
+    stack, memo = [], {}
+    for _ in range(_PICKLES):
+        for code, argument, _ in pickletools.genops(file):
+            before, after = code.stack_before, code.stack_after
+            popped = []
+            if pickletools.markobject in before:
+                mark = len(stack) - 1 - stack[::-1].index(None)
+                popped, stack = stack[mark + 1 :], stack[:mark]
+                before = before[: before.index(pickletools.markobject)]
+            popped += [stack.pop() for _ in before]
+            if code.name.startswith("TUPLE"):
+                stack.append(sum(popped) or 1)
+                yield stack[-1]
+            elif code.name == "MARK":
+                stack.append(None)
+            elif code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                stack += popped
+                memo[len(memo) if argument is None else argument] = stack[-1]
+            elif code.name in ("GET", "BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            else:
+                stack += [1] * len(after)
 
 
 def _expect_held(path, tensors):

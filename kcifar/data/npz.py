@@ -6,7 +6,7 @@ import numpy as np
 
 from kcifar import reading
 from kcifar.data.dataset import CLASS_NAMES, Dataset, Split, check_labels
-from kcifar.errors import InputError, some
+from kcifar.errors import InputError, one_line, some
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _MOST_UNNAMED = 1000  # classes without names; a greater label is an error
@@ -64,7 +64,10 @@ def _names(path, arrays, image_shape):
         return tuple(f"class {label}" for label in range(max(0, min(greatest, _MOST_UNNAMED - 1)) + 1))
     if names.ndim != 1 or names.dtype.kind not in "US" or not len(names):
         raise InputError(f"'{path}': class_names is {names.dtype} {names.shape}; expected a list of strings")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    except (SystemError, ValueError) as error:  # numbers that are no signs
+        raise InputError(f"'{path}': class_names is damaged ({one_line(error)}); expected a list of strings") from None
 
 
 def _images(path, name, images):

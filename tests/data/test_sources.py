@@ -366,6 +366,14 @@ def test_a_file_that_is_an_npz_by_name_only(tmp_path):
     refused(path, "no zip archive")
 
 
+def test_an_npz_whose_class_names_are_no_text(tmp_path):
+    arrays = {f"x_{which}": np.zeros((4, 8, 8, 3), np.uint8) for which in ("train", "test")}
+    arrays |= {f"y_{which}": np.array([0, 1, 0, 1]) for which in ("train", "test")}
+    names = np.array([[2**31 - 1], [7]], np.uint32).view("U1")[:, 0]
+    np.savez(tmp_path / "a.npz", **arrays, class_names=names)
+    refused(tmp_path / "a.npz", "class_names is damaged")
+
+
 @pytest.mark.parametrize("name", ["images.npz", "cifar-10-python.tar.gz"])
 def test_a_pipe_in_a_files_place(name, tmp_path):
     os.mkfifo(tmp_path / name)

@@ -1,6 +1,7 @@
 """`load_pretrained` of what people's programs write: told by content, whatever wraps it or lies beside it."""
 
 import os
+import pickle
 import tarfile
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from keras import ops
 
 from kcifar import InputError
+from kcifar.backend.files import read_pytorch
 from kcifar.models import build, load_pretrained
 from tests.pytorch_networks import CifarResNet, ResNet, WideResNet
 
@@ -140,6 +142,17 @@ def test_what_is_no_file_of_weights_is_named(what, model, tmp_path):
     (tmp_path / "a.pth").write_bytes(OTHERS[what])
     with pytest.raises(InputError, match=what):
         load_pretrained(model, tmp_path / "a.pth")
+
+
+def test_tuples_of_the_same_tuples_again_and_again(tmp_path):
+    """To hash such a key, which takes a few bytes, would take for ever."""
+    key = ()
+    for _ in range(12):
+        key = (key,) * 10
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"\x80\2}" + pickle.dumps(key, 2)[2:-1] + b"K\1s.")
+    with pytest.raises(InputError, match="a tuple of 1e"):
+        read_pytorch(path)
 
 
 def test_folders_pipes_and_archives(model, tmp_path):

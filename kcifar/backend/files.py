@@ -1,12 +1,14 @@
 """PyTorch's files and downloads, on either backend. torch is imported when one is asked for."""
 
 import io
+import mmap
 import os
 import pickletools
 import re
 import warnings
 import zipfile
 
+from kcifar import reading
 from kcifar.errors import InputError, one_line, some
 
 # Where programs put a model's tensors among other things that they keep.
@@ -131,11 +133,12 @@ def _expect_untangled(path):
     try:
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
+                with reading.archive(path) as archive:
                     name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
                     file = io.BytesIO(archive.read(name))
             else:
-                file.seek(0)
+                # Which, unlike a file, makes no room for more than there is.
+                file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             for items in _items_of_tuples(file):
                 most = max(most, items)
                 if most > _MOST_ITEMS:

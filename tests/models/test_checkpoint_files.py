@@ -144,6 +144,12 @@ def test_what_is_no_file_of_weights_is_named(what, model, tmp_path):
         load_pretrained(model, tmp_path / "a.pth")
 
 
+def test_a_pickle_that_claims_more_than_there_is(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"\x80\2\x8e" + (2**62).to_bytes(8, "little") + bytes(100))
+    with pytest.raises(InputError, match="is no file of torch"):
+        read_pytorch(tmp_path / "a.pth")
+
+
 def test_tuples_of_the_same_tuples_again_and_again(tmp_path):
     """To hash such a key, which takes a few bytes, would take for ever."""
     key = ()

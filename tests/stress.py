@@ -133,7 +133,7 @@ def instants(count, rng):
         return said
 
     def tell(name, check, *arguments, **options):
-        folder = Path(name.replace(" ", "-")).absolute()
+        folder = Path(name.replace(" ", "-").replace("/", "-")).absolute()
         folder.mkdir()
         started = time.monotonic()
         found[name] = check(*arguments, folder, **options)

@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from kcifar import data
 from kcifar.data import Dataset, Split, layouts
 from kcifar.data.dataset import CLASS_NAMES
 
@@ -30,6 +31,13 @@ def make(seed=0, names=CLASS_NAMES, shape=(32, 32, 3), validation=False):
         validation=_split(rng, PER_BATCH, names, shape) if validation else None,
         source="made for tests",
     )
+
+
+def write_drawn(path, train, test):
+    """An .npz with so many of the drawn images, which are the demo's."""
+    drawn = data.load("demo")
+    arrays = {"x_train": drawn.train.images[:train], "y_train": drawn.train.labels[:train]}
+    np.savez(path, **arrays, x_test=drawn.test.images[:test], y_test=drawn.test.labels[:test])
 
 
 def _split(rng, n, names, shape):

@@ -19,6 +19,7 @@ from kcifar.predict import main as predict
 from kcifar.report import main as report
 from kcifar.runs.folder import RunFolder
 from kcifar.train import main as train
+from tests.data_fixtures import write_drawn
 from tests.instants import distinct, failing, recorded
 
 RECIPE = str(Path(__file__).parents[1] / "recipes" / "mixup.py")
@@ -26,8 +27,6 @@ TINY = ["model=tutorial_net()", "batch_size=20", "epochs=2", "schedule=none", "v
 FIRST = ["select_from_epoch=1"]
 AVERAGED = ["sharpness_aware=SharpnessAware(rho=0.05)", "weight_ema=WeightEMA(decay=0.9)"]
 DATA = ["--data", "images.npz"]
-TRAINED = ["--resume", "begun", "epochs=3", "--out"]
-"""Goes on from the run `begun`, of one epoch."""
 COMMANDS = {
     "averaged": [RECIPE, *TINY, *FIRST, *AVERAGED, *DATA, "--out"],
     "frozen": [RECIPE, *TINY, *FIRST, "pretrained=start.keras", "freeze=conv1,conv2", "transforms=[]", *DATA, "--out"],
@@ -35,7 +34,7 @@ COMMANDS = {
         RECIPE, *TINY, *FIRST, *AVERAGED, "pretrained=start.keras", "freeze=conv1", "unfreeze_epoch=1", *DATA, "--out",
     ],
     "late": [RECIPE, *TINY, "select_from_epoch=2", "early_stopping=EarlyStopping(patience=1)", *DATA, "--out"],
-    "branch": [*TRAINED],
+    "branch": ["--resume", "begun", "epochs=3", "--out"],  # which has one epoch
 }  # fmt: skip
 """Those that train the variants of a run; the folder comes behind."""
 ERRORS = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")]
@@ -43,10 +42,8 @@ ERRORS = [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "
 
 def prepare():
     """Makes in the working directory what the commands need: images, an image alone, weights, a run to go on from."""
-    drawn = data.load("demo")
-    arrays = {"x_train": drawn.train.images[:100], "y_train": drawn.train.labels[:100]}
-    np.savez("images.npz", **arrays, x_test=drawn.test.images[:40], y_test=drawn.test.labels[:40])
-    Image.fromarray(drawn.test.images[0]).save("one.png")
+    write_drawn("images.npz", 100, 40)
+    Image.fromarray(data.load("demo").test.images[0]).save("one.png")
     expect(0, [RECIPE, *TINY, *FIRST, *AVERAGED, "epochs=1", "seed=7", *DATA, "--out", "begun"])
     shutil.copy("begun/best.keras", "start.keras")
 

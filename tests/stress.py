@@ -18,11 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections import Counter
 from pathlib import Path
-
-import numpy as np
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mixup.py"
 COMMON = ["batch_size=20", "epochs=4", "validation=0.2", "select_on=validation", "--data", "images.npz"]
@@ -61,23 +58,6 @@ def expect_trained(*arguments):
     return time.monotonic() - started
 
 
-def end_of(run):
-    """All that a run promises to give again, by name: no times, and of the best model its weights."""
-    import h5py
-
-    with np.load(run / "last" / "state.npz") as state:
-        found = {name: state[name].tobytes() for name in state.files if name != "record"}
-    metrics = json.loads((run / "metrics.json").read_text())
-    found |= {name: metrics[name] for name in ("test_accuracy", "test_loss", "best_epoch", "epochs")}
-    found["log"] = (run / "log.csv").read_text()
-    with (
-        zipfile.ZipFile(run / "best.keras") as archive,
-        h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file,
-    ):
-        file.visititems(lambda name, item: found.update({name: item[()].tobytes()} if hasattr(item, "shape") else {}))
-    return found
-
-
 def go_on(run, command):
     """The arguments that go on with a run that was killed."""
     return ["--resume", run] if (run / "recipe.json").exists() else [*command, "--out", run]
@@ -85,9 +65,12 @@ def go_on(run, command):
 
 def kills(count, rng):
     """Counts of kills by variant, at least so many in all, and of ends that differ."""
+    from tests.data_fixtures import write_drawn
+    from tests.interrupted_runs import end_of
+
     ENVIRONMENT["JAX_COMPILATION_CACHE_DIR"] = str(Path("compiled").absolute())  # else JAX compiles most of the time
     ENVIRONMENT["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    drawn_images()
+    write_drawn("images.npz", 200, 60)
     expect_trained(RECIPE, *COMMON, "epochs=1", "seed=7", "select_from_epoch=1", "--out", "start")
     Path("start.keras").write_bytes(Path("start/best.keras").read_bytes())
     wholes, killed, differing = {}, Counter(), []
@@ -160,14 +143,6 @@ def instants(count, rng):
             run = Path(f"killed {variant}".replace(" ", "-"), "whole").absolute()
             tell(f"damaged {variant}", runs.expect_damage_noticed, run, capture=capture, rng=rng, tries=count // 2)
     return found
-
-
-def drawn_images():
-    from kcifar import data
-
-    drawn = data.load("demo")
-    arrays = {"x_train": drawn.train.images[:200], "y_train": drawn.train.labels[:200]}
-    np.savez("images.npz", **arrays, x_test=drawn.test.images[:60], y_test=drawn.test.labels[:60])
 
 
 # A process that wants in, of the machine that it says it is; it stays for a moment, or until it is killed.

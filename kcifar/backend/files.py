@@ -131,14 +131,7 @@ def _expect_untangled(path):
     """Raises InputError where tuples hold the same ones again and again, so that to hash one would take for ever."""
     most = 0
     try:
-        with open(path, "rb") as file:
-            if zipfile.is_zipfile(file):
-                with reading.archive(path) as archive:
-                    name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                    file = io.BytesIO(archive.read(name))
-            else:
-                # Which, unlike a file, makes no room for more than there is.
-                file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with _pickles(path) as file:
             for items in _items_of_tuples(file):
                 most = max(most, items)
                 if most > _MOST_ITEMS:
@@ -151,26 +144,36 @@ def _expect_untangled(path):
         raise InputError(f"'{path}' has a tuple of {most:.0e} items; expected tensors alone: save the state_dict()")
 
 
+def _pickles(path):
+    """What is pickled in a file of torch.save, to read from; unlike a file it makes no room for more than there is."""
+    if zipfile.is_zipfile(path):
+        with reading.archive(path) as archive:
+            return io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl"))))
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def _items_of_tuples(file):
     """How many items each tuple of the first pickles in a file has, with those of the tuples in it, again and again.
 
     By the operations that write it, of which none is run.
     """
-    stack, memo = [], {}
+    stack, marks, memo = [], [], {}
     for _ in range(_PICKLES):
         for code, argument, _ in pickletools.genops(file):
             before, after = code.stack_before, code.stack_after
             popped = []
             if pickletools.markobject in before:
-                mark = len(stack) - 1 - stack[::-1].index(None)
-                popped, stack = stack[mark + 1 :], stack[:mark]
+                mark = marks.pop()
+                popped = stack[mark:]
+                del stack[mark:]
                 before = before[: before.index(pickletools.markobject)]
             popped += [stack.pop() for _ in before]
             if code.name.startswith("TUPLE"):
                 stack.append(sum(popped) or 1)
                 yield stack[-1]
             elif code.name == "MARK":
-                stack.append(None)
+                marks.append(len(stack))
             elif code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
                 stack += popped
                 memo[len(memo) if argument is None else argument] = stack[-1]

@@ -77,16 +77,11 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
                 callbacks=[callback for callback in callbacks if callback],
                 verbose=0,
             )
-        except Diverged as error:
-            raise InputError(f"{error}{_after_divergence(error.epochs, run)}") from None
         except Exception as error:
-            if not backend.is_out_of_memory(error):
+            advice = _advice(error, recipe, run)
+            if advice is None:
                 raise
-            half = max(recipe.batch_size // 2, 1)
-            raise InputError(
-                f"out of memory ({one_line(error)[:80]}) with batch_size={recipe.batch_size} in {recipe.precision}: "
-                f"start a new run with batch_size={half} or precision=bfloat16, or --device cpu"
-            ) from None
+            raise InputError(advice) from None
         finally:
             progress.close()
             if tensorboard:
@@ -94,9 +89,18 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     return _finish(planned, run, log, checkpoint, images)
 
 
-def _after_divergence(epochs, run):
-    """The command that goes on from the last good epoch, where there is one."""
-    return f": {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW" if epochs else ""
+def _advice(error, recipe, run):
+    """What is wrong and what to do, of an error that ended training; None of one that it is not known of."""
+    if isinstance(error, Diverged):
+        # From the last good epoch, where there is one.
+        return f"{error}: {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW" if error.epochs else str(error)
+    if backend.is_out_of_memory(error):
+        half = max(recipe.batch_size // 2, 1)
+        return (
+            f"out of memory ({one_line(error)[:80]}) with batch_size={recipe.batch_size} in {recipe.precision}: start "
+            f"a new run with batch_size={half} or precision=bfloat16, or --device cpu"
+        )
+    return None
 
 
 def _finish(planned, run, log, checkpoint, images):

@@ -33,9 +33,8 @@ def write(path, arrays, record):
     text = np.frombuffer(json.dumps(record, default=apart).encode(), np.uint8)
     np.savez(path, record=text, **arrays, **inside)
     with open(path, "r+b") as file:
-        with zipfile.ZipFile(
-            file, "a"
-        ) as archive:  # given the path, it would begin a new one where that cannot be opened
+        # Given the path, it would begin a new archive where that cannot be opened.
+        with zipfile.ZipFile(file, "a") as archive:
             archive.comment = _SEAL + b"0" * _DIGITS
         digest = _sha256_inside(file)
         file.seek(-_DIGITS, os.SEEK_END)

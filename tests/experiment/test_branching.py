@@ -4,13 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from kcifar import data
 from kcifar.experiment.planning import plan
 from kcifar.runs.folder import RunFolder
 from kcifar.train import main as train
+from tests.data_fixtures import write_drawn
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("blank_pictures")]
 
@@ -23,9 +22,7 @@ PARTS = ["weight_ema=WeightEMA(decay=0.9)", "sharpness_aware=SharpnessAware(rho=
 def folder(tmp_path_factory):
     """With images, and a run of two epochs."""
     folder = tmp_path_factory.mktemp("branching")
-    drawn = data.load("demo")
-    arrays = {"x_train": drawn.train.images[:60], "y_train": drawn.train.labels[:60]}
-    np.savez(folder / "images.npz", **arrays, x_test=drawn.test.images[:40], y_test=drawn.test.labels[:40])
+    write_drawn(folder / "images.npz", 60, 40)
     begin(folder, folder / "run", "epochs=2")
     return folder
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kcifar import data
 from kcifar.train import main as train
+from tests.data_fixtures import write_drawn
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("blank_pictures")]
 
@@ -21,9 +21,7 @@ TINY = ["model=tutorial_net()", "batch_size=20", "epochs=2", "select_from_epoch=
 def folder(tmp_path_factory):
     """With images, and a run of two epochs."""
     folder = tmp_path_factory.mktemp("resuming")
-    drawn = data.load("demo")
-    arrays = {"x_train": drawn.train.images[:60], "y_train": drawn.train.labels[:60]}
-    np.savez(folder / "images.npz", **arrays, x_test=drawn.test.images[:40], y_test=drawn.test.labels[:40])
+    write_drawn(folder / "images.npz", 60, 40)
     assert train([RECIPE, *TINY, "--data", str(folder / "images.npz"), "--out", str(folder / "run")]) == 0
     return folder
 

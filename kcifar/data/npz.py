@@ -28,8 +28,8 @@ def read(path):
         raise
     except Exception as error:  # damage to the zip, to deflate and to the headers raise each their own
         raise InputError(
-            f"'{path}' cannot be read as an .npz of plain arrays ({one_line(error)}); expected {', '.join(ARRAYS)}: save "
-            "them with numpy.savez"
+            f"'{path}' cannot be read as an .npz of plain arrays ({one_line(error)}); expected "
+            f"{', '.join(ARRAYS)}: save them with numpy.savez"
         ) from error
     missing = [name for name in ARRAYS if arrays.get(name) is None]
     if missing:

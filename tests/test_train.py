@@ -231,6 +231,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stay
     line = complaint(capsys, train, RECIPES / "mixup.py", *overrides, kind, "--data", small, "--out", out)
     assert "the loss is nan in epoch 3 at step " in line or "the loss is inf in epoch 3 at step " in line
     assert "the checkpoint of epoch 2 stays" in line
+    assert line.endswith(f"--resume {out} optimizer.global_clipnorm=1 --out NEW")
     assert [row["epoch"] for row in rows(out)] == ["1", "2"]
     with np.load(out / "last" / "state.npz") as state:
         assert all(np.isfinite(state[name]).all() for name in state.files)
@@ -244,6 +245,18 @@ def test_a_loss_that_is_no_number_from_the_start_says_that_nothing_was_saved(sma
     line = complaint(capsys, train, RECIPES / "mixup.py", *rate, "--data", small, "--out", out)
     assert "in epoch 1 at step " in line
     assert "nothing was saved yet" in line
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("can't allocate memory: you tried 9 bytes")])
+def test_where_memory_ends_the_line_says_what_to_try(small, tmp_path, monkeypatch, capsys, error):
+    def fit(model, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    given = ["batch_size=20", "--data", small, "--out", tmp_path / "run"]
+    line = complaint(capsys, train, RECIPES / "mixup.py", *given)
+    assert f"out of memory ({error}) with batch_size=20 in float32: start a new run with batch_size=10" in line
 
 
 @pytest.mark.once

@@ -47,10 +47,10 @@ def text(path):
     return content(path).decode("utf-8")
 
 
-def parsed_json(text):
-    """The value of a JSON text. Raises ValueError where it is none, or nested too deep."""
+def parsed_json(text, object_hook=None):
+    """The value of a JSON text, see `json.loads`. Raises ValueError where it is none, or nested too deep."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

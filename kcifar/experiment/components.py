@@ -129,9 +129,8 @@ def loss(component, importing=True):
     """
     made = _make("loss", component, importing, **({"from_logits": True} if component.is_own else {}))
     smoothing = getattr(made, "label_smoothing", 0)
-    if not (
-        isinstance(smoothing, (int, float)) and 0 <= smoothing <= 1
-    ):  # which Keras takes, and the first step does not
+    # What Keras takes here, and the first step would not.
+    if not (isinstance(smoothing, (int, float)) and 0 <= smoothing <= 1):
         raise InputError(f"loss is {component}, with label_smoothing={smoothing}; expected from 0 to 1")
     if not component.is_own:
         return made

@@ -51,8 +51,8 @@ def read(path):
     try:
         _expect_whole(path)
         with reading.npz(path) as found:
-            record = json.loads(
-                found["record"].tobytes(), object_hook=lambda part: found[part["array"]] if "array" in part else part
+            record = reading.parsed_json(
+                found["record"].tobytes(), lambda part: found[part["array"]] if "array" in part else part
             )
             arrays = {name: found[name] for name in found.files if not name.startswith("record")}
     except (MemoryError, FileNotFoundError, PermissionError):

@@ -1,7 +1,6 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
 import argparse
-import contextlib
 import os
 import re
 import sys
@@ -121,16 +120,15 @@ def run_command(parser, work, arguments=None):
             work(options)
         return 0
     except InputError as error:
-        return _complain(parser, error)
+        return _complain(parser, str(error).removesuffix(f"; {error.advice}"), error.advice)
     except BrokenPipeError:
         drop_output()
         return 141
     except OSError as error:
         # A full disk, a folder that became read-only: what was written before is whole, see kcifar.runs.files.
         where = f" '{error.filename}'" if error.filename else ""
-        return _complain(
-            parser, "; ".join([f"cannot read or write{where}: {error.strerror or error}", *_advice(error)])
-        )
+        advice = "" if isinstance(error, FileNotFoundError) else interrupts.advice
+        return _complain(parser, f"cannot read or write{where}: {error.strerror or error}", advice)
     except KeyboardInterrupt:
         interrupts.say()
         return EXIT_CODE
@@ -211,19 +209,6 @@ def _import(modules):
         import_module(Path(module).stem if module.endswith(".py") else module)
 
 
-def _advice(error):
-    """How to go on behind an error of the system, if that is known, in a list."""
-    return [interrupts.advice] if interrupts.advice and not isinstance(error, FileNotFoundError) else []
-
-
-def _from_here(text):
-    """The text, in which a path in the working directory is a relative one, which is shorter."""
-    with contextlib.suppress(FileNotFoundError):  # it may have been deleted
-        here = os.getcwd()
-        return text.replace(f"{here}{os.sep}", "") if here != os.sep else text
-    return text
-
-
-def _complain(parser, error):
-    complain(f"{parser.prog.rpartition('.')[2]}: {_from_here(str(error))}")
+def _complain(parser, text, advice=""):
+    complain(f"{parser.prog.rpartition('.')[2]}: {text}", advice)
     return 2

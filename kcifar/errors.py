@@ -6,7 +6,14 @@ class InputError(ValueError):
 
     The message is one line that says what was received, what was expected and what to do. The commands print it
     on stderr and exit with code 2; in a notebook it is an ordinary `ValueError`.
+
+    Attributes:
+        advice: how to go on, with which the message ends, where it is a command: it is shown whole.
     """
+
+    def __init__(self, message, advice=""):
+        super().__init__(f"{message}; {advice}" if advice else message)
+        self.advice = advice
 
 
 SYNONYMS = {"lr": "learning_rate", "weight_decay": "l2", "wd": "l2"}

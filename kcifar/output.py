@@ -7,13 +7,14 @@ import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import unicodedata
 
 _JOINERS = "\u200c\u200d"  # within words of Persian and Indian languages, and within emoji
 
-# Of a line that says what is wrong, and of its end, where it is longer: there stands what to do.
-_MOST_SIGNS, _LAST_SIGNS = 300, 120
+# Of a line that says what is wrong, and of what stands in it before a long command.
+_MOST_SIGNS, _LEAST_SIGNS = 300, 180
 
 
 def say(text=""):
@@ -59,16 +60,32 @@ def unbroken():
         drop_output()
 
 
-def complain(text):
-    """Prints what is wrong on stderr, whatever a file put into the text: one line, cut in its middle if it is long."""
-    text = _cut(printable(_cut(" ".join(str(text).split()))))
-    _print(text, sys.stderr)
+def complain(text, advice=""):
+    """Prints what is wrong on stderr, whatever a file put into the text: one line, cut in its middle if it is long.
+
+    Args:
+        advice: how to go on, at the end of the line: it is not cut, as a command with half a path is none.
+    """
+    advice = f"; {printable(_from_here(advice))}" if advice else ""
+    most = max(_MOST_SIGNS - len(advice), _LEAST_SIGNS)
+    text = _cut(printable(_cut(_from_here(" ".join(str(text).split())), most)), most)
+    _print(f"{text}{advice}", sys.stderr)
 
 
-def _cut(text):
-    if len(text) <= _MOST_SIGNS:
-        return text
-    return f"{text[: _MOST_SIGNS - _LAST_SIGNS - 3]} … {text[-_LAST_SIGNS:]}"
+def _from_here(text):
+    """The text, in which a path in the working directory is a relative one, which is shorter."""
+    with contextlib.suppress(FileNotFoundError):  # it may have been deleted
+        here = os.getcwd()
+        return text.replace(f"{here}{os.sep}", "") if here != os.sep else text
+    return text
+
+
+def _cut(text, most):
+    """At most so many signs of the text: what is cut first is the middle of long words, as of paths."""
+    if len(text) > most:
+        text = re.sub(r"\S{61,}", lambda word: f"{word[0][:20]}…{word[0][-39:]}", text)
+    last = most * 2 // 5  # there stands what to do
+    return text if len(text) <= most else f"{text[: most - last - 3]} … {text[-last:]}"
 
 
 def drop_output():

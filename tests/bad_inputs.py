@@ -10,7 +10,8 @@ A command ends with one of these exit codes:
 - 0: it did what was asked.
 - 2: something that was given cannot be used, or a file cannot be read or written. One line on stderr says what was
   found, what was expected and what to do; it has at most 300 characters, and where it would be longer it is cut in the
-  middle. What was there before is still there, and a run that was not begun leaves no folder behind.
+  middle; a command to go on with, at its end, stays whole. What was there before is still there, and a run that was
+  not begun leaves no folder behind.
 - 130: it was interrupted, by Ctrl-C, SIGTERM or SIGHUP. The line says how to go on, where there is something to go on
   with.
 - 141: whoever read its output ended first, as in `kcifar evaluate runs/a | head -1`. It says nothing.

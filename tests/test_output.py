@@ -64,11 +64,32 @@ def test_what_is_wrong_is_said_in_one_line_without_codes(capsys):
     parser = Parser("predict", "about", "examples")
     assert run_command(parser, work, []) == 2
     line = capsys.readouterr().err
-    assert line.startswith(r"predict: 'a\x1b[31mredxxx")
-    assert line.endswith("x' is no \\x9b run\n")
-    assert len(line) == 301
+    assert line == f"predict: 'a\\x1b[31mred{'x' * 10}…{'x' * 38}' is no \\x9b run\n"
     assert run_command(parser, work, [ESCAPE]) == 2
     assert "unrecognized arguments: a\\x1b[31mred; " in capsys.readouterr().err
+
+
+def test_how_to_go_on_is_said_whole_however_long_the_path_is(capsys):
+    command = f"kcifar train --resume '/{'folder  of/' * 40}run'"
+
+    def work(options):
+        raise InputError("what is wrong is " + "told at length " * 40, f"go on with {command}")
+
+    assert run_command(Parser("predict", "about", "examples"), work, []) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("predict: what is wrong is told at length told ")
+    assert line.endswith(f" told at length; go on with {command}\n")
+    assert len(line) == 181 + len(f"; go on with {command}")
+
+
+def test_of_a_long_line_long_paths_are_cut_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = f"/home/{'deep/' * 40}images.npz"
+    output.warn(f"'{path}' is one, '{path}' another, '{tmp_path / 'here'}' the third, as {'words ' * 10}tell")
+    begin, end = f"'{path}"[:20], f"{path}'"[-39:]
+    words = "words " * 10
+    told = f"'{begin[1:]}…{end} is one, '{begin[1:]}…{end} another, 'here' the third, as {words}tell"
+    assert capsys.readouterr().err == f"warning: {told}\n"
 
 
 COMMAND = [sys.executable, "-m", "kcifar"]

@@ -25,7 +25,7 @@ class Diverged(InputError):
 
     def __init__(self, found, epochs):
         kept = f"the checkpoint of epoch {epochs} stays" if epochs else "nothing was saved yet"
-        super().__init__(f"{found}; {kept}. Lower the learning rate, or clip gradients (optimizer.global_clipnorm=1)")
+        super().__init__(f"{found}; {kept}", "lower the learning rate, or clip gradients (optimizer.global_clipnorm=1)")
         self.epochs = epochs
 
 

@@ -78,10 +78,10 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
                 verbose=0,
             )
         except Exception as error:
-            advice = _advice(error, recipe, run)
-            if advice is None:
+            advised = _advised(error, recipe, run)
+            if advised is None:
                 raise
-            raise InputError(advice) from None
+            raise advised from None
         finally:
             progress.close()
             if tensorboard:
@@ -89,14 +89,16 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     return _finish(planned, run, log, checkpoint, images)
 
 
-def _advice(error, recipe, run):
-    """What is wrong and what to do, of an error that ended training; None of one that it is not known of."""
+def _advised(error, recipe, run):
+    """The error that says what is wrong and what to do, of one that ended training; None where it is not known."""
     if isinstance(error, Diverged):
-        # From the last good epoch, where there is one.
-        return f"{error}: {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW" if error.epochs else str(error)
+        if not error.epochs:
+            return error
+        # From the last good epoch.
+        return InputError(str(error), f"for example {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW")
     if backend.is_out_of_memory(error):
         half = max(recipe.batch_size // 2, 1)
-        return (
+        return InputError(
             f"out of memory ({one_line(error)[:80]}) with batch_size={recipe.batch_size} in {recipe.precision}: start "
             f"a new run with batch_size={half} or precision=bfloat16, or --device cpu"
         )

@@ -63,7 +63,7 @@ class RunFolder:
         """The path of the best model. Raises InputError where there is none."""
         if not self.best.is_file():
             why = "it was lost" if self.ended or self.last.exists else "its first epoch has not ended"
-            raise InputError(f"'{self.path}' has no best.keras ({why}); go on with {self.how_to_go_on}")
+            raise InputError(f"'{self.path}' has no best.keras ({why})", f"go on with {self.how_to_go_on}")
         return self.best
 
     def predictions(self, split, tta="none"):

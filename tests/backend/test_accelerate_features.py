@@ -146,10 +146,12 @@ def test_the_configuration_is_of_layers_made_then():
 # --- Several processes ---
 
 RANK_1 = """
-import sys
+import faulthandler, os, sys
+faulthandler.dump_traceback_later(100, exit=True)  # tells where it waits
 from tests.backend.test_accelerate_features import distributed_steps
 
 distributed_steps(1, sys.argv[1])
+os._exit(0)  # the steps are tested here, not how gloo's threads end
 """
 
 

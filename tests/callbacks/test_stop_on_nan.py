@@ -216,7 +216,7 @@ def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_saved(epoch, tmp_
     callbacks = [Checkpoint(tmp_path, "loss"), StopOnNaN(), explode]
     message = error_of(model, np.ones((1, 1)), callbacks, epochs=3, y=np.zeros((1, 1)))
     kept = "nothing was saved yet" if epoch == 1 else "the checkpoint of epoch 1 stays"
-    assert message.startswith(f"weights are not finite after epoch {epoch}; {kept}.")
+    assert message.startswith(f"weights are not finite after epoch {epoch}; {kept}; ")
     assert content(tmp_path) == explode.before
 
 

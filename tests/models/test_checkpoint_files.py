@@ -3,6 +3,7 @@
 import os
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,10 +96,13 @@ def test_what_lies_beside_a_network_is_left_out(model, tensors, tmp_path):
     ("raw", "averaged"),
     [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("net", "ema"), ("model", "swa.model")],
 )
-def test_of_raw_and_averaged_weights_it_is_said_which_are_taken(raw, averaged, model, tensors, tmp_path, capsys):
+def test_of_raw_and_averaged_weights_it_is_said_which_are_taken(
+    raw, averaged, model, tensors, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     other = varied(CifarResNet(3), 1).state_dict()
     within = {averaged: other} if "." not in averaged else {averaged.split(".")[0]: {averaged.split(".")[1]: other}}
-    path = saved(tmp_path / "a.pth", {raw: tensors, **within, "epoch": 3})
+    path = saved(Path("a.pth"), {raw: tensors, **within, "epoch": 3})
     assert loads(model, path, other)
     expected = f"warning: '{path}' holds several models: taken is '{averaged}'; for another give '{path}:{raw}'\n"
     assert capsys.readouterr().err == expected

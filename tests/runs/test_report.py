@@ -219,7 +219,8 @@ def other_classes(run):
         (other_classes, "cat, dog"),
     ],
 )
-def test_a_run_that_cannot_be_reported_is_refused_in_one_line(runs, change, said, capsys):
+def test_a_run_that_cannot_be_reported_is_refused_in_one_line(runs, change, said, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
     change(runs / "going")
     for paths in ([runs / "going"], [runs / "honest", runs / "going"]):
         assert report([*map(str, paths), "--out", str(runs / "no.html")]) == 2

@@ -152,6 +152,7 @@ def claiming_safetensors(content, rng, deep):
     values = [
         {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [2**32, 2**32], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]},
         {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]},
         {"dtype": "F32", "shape": [1], "data_offsets": [2**62, 2**62 + 4]},
@@ -200,6 +201,7 @@ def claiming_torch(rng):
         {"a": dict.fromkeys(map(str, range(50_000)), 3)}, {"model": [[{}]] * 9, "\x1b[31m" * 9: small},
         {"A" * 2**20: small}, {"a": small.to_sparse()}, {1: small}, {"a": small.to(torch.complex64)},
         {f"model{number}": {"w": small} for number in range(3000)}, _tangled({}), _tangled({"weight": small}),
+        {"a": base.as_strided((0, 2**62), (1, 1)), "b": small},
     ]  # fmt: skip
     file = io.BytesIO()
     torch.save(rng.choice(contents), file, _use_new_zipfile_serialization=rng.random() < 0.5)

@@ -197,7 +197,8 @@ def _array(path, name, tensor):
         if tensor.is_complex():
             raise TypeError("complex")
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantized or without memory
+    except (RuntimeError, TypeError, NotImplementedError, ValueError) as error:
+        # It is sparse, quantized, without memory, or of a shape that no array has, as (0, 2**62).
         raise InputError(f"'{path}': the tensor {name} is not made of plain numbers ({one_line(error)})") from None
 
 

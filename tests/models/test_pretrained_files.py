@@ -325,6 +325,7 @@ def name_twice(header, end):
 
 
 END = header_of(shapes())[1]  # where fc.bias ends
+NO_ARRAY = {"dtype": "F32", "shape": [0, 2**62]}
 LIES = {
     "header beyond the file": lambda header, end: (header, end, END + 10**6),
     "header of 2^63 bytes": lambda header, end: (header, end, 2**63),
@@ -350,6 +351,7 @@ LIES = {
     "shape too small": with_entry("fc.weight", shape=[10, 511]),
     "shape negative": with_entry(shape=[-10]),
     "shape overflows": with_entry(shape=[2**62, 4, 10]),
+    "shape of no array": lambda header, end: (header | {"a": NO_ARRAY | {"data_offsets": [end, end]}}, end),
     "shape of words": with_entry(shape=["10"]),
     "unknown dtype": with_entry(dtype="F31"),
     "other dtype": with_entry(dtype="F64"),

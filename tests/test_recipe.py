@@ -400,6 +400,13 @@ def test_a_value_that_does_not_fit_is_refused(recipe, override):
     assert_refused(lambda: recipe.override([override]), "std" if override == "mean=none" else key)
 
 
+def test_a_number_that_python_does_not_write_is_refused():
+    vast = 10**5000
+    for arguments in ({"rho": vast}, {"rho": (1, [-vast])}, {"rho": {1: vast}}):
+        with pytest.raises(InputError, match="'rho' is a whole number of 16,610 bits; expected 128 at most"):
+            Component("SharpnessAware", **arguments)
+
+
 @pytest.mark.parametrize("override", ["epochs", "", "=3", "optimizer.=3", ".learning_rate=3", "a.b.c.d=1"])
 def test_what_is_no_override_is_refused(recipe, override):
     assert_refused(lambda: recipe.override([override]))

@@ -198,7 +198,7 @@ def _split(builder, which, image_key, label_key, classes, chunk=1000):
 
 def _number(record):
     """The number that the example's id ends in, or None."""
-    match = re.search(rb"\d+$", record.get("id", b""))
+    match = re.search(rb"(?<!\d)\d{1,18}$", record.get("id", b""))
     return match and int(match[0])
 
 

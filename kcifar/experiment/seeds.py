@@ -26,7 +26,7 @@ def seeds_in(text):
     Raises:
         InputError: it is no such range, or an empty one.
     """
-    found = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    found = re.fullmatch(r"(\d{1,20})\.\.(\d{1,20})", text)
     if not found or not 0 <= int(found[2]) - int(found[1]) < _MOST:
         raise InputError(
             f"seed is '{text}'; expected a number, or a range from the smaller to the greater, of at most {_MOST}, "

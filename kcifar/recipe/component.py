@@ -6,6 +6,17 @@ from kcifar.errors import InputError
 
 _NAME = r"[A-Za-z_]\w*"
 OWN_NAME = rf"{_NAME}(?:\.{_NAME})*:{_NAME}"
+_MOST_BITS = 128
+
+
+def expect_writable(name, value):
+    """Raises InputError where a whole number in a value is so large that Python does not write it as text."""
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise InputError(f"'{name}' is a whole number of {value.bit_length():,} bits; expected {_MOST_BITS} at most")
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    for item in value if isinstance(value, (list, tuple, set)) else ():
+        expect_writable(name, item)
 
 
 class Component:
@@ -17,7 +28,7 @@ class Component:
     Prints as it is written in an override: `Adam(learning_rate=0.001)`.
 
     Raises:
-        InputError: the name is no string, or has a colon and is no `package.module:Name`.
+        InputError: the name is no string, or has a colon and is no `package.module:Name`; an argument is a vast number.
     """
 
     def __init__(self, name, /, **arguments):
@@ -25,6 +36,8 @@ class Component:
             raise InputError(f"a component's name is {name!r}; expected a string, as Component('MixUp', alpha=0.2)")
         if ":" in name and not re.fullmatch(OWN_NAME, name):
             raise InputError(f"a component's name is '{name}'; expected one of kcifar's, or package.module:Name")
+        for argument, value in arguments.items():
+            expect_writable(argument, value)
         self.name = name
         self.arguments = arguments
 

@@ -5,6 +5,7 @@ import types
 import typing
 
 from kcifar.errors import InputError
+from kcifar.recipe.component import expect_writable
 
 _WORDS = {
     int: "a whole number",
@@ -19,6 +20,7 @@ _PLURALS = {float: "numbers", str: "words", object: "literals"}
 
 def typed(name, value, annotation):
     """`value` as the annotation's type, where that loses nothing (3 for 3.0, a list for a tuple); else InputError."""
+    expect_writable(name, value)
     for kind in typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,):
         if kind is types.NoneType:
             if value is None:

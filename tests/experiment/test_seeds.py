@@ -229,6 +229,8 @@ def test_ranges():
     assert list(seeds_in("9..11")) == [9, 10, 11]
     with pytest.raises(InputError, match=r"3\.\.1"):
         seeds_in("3..1")
+    with pytest.raises(InputError, match="seed is '0"):
+        seeds_in("0.." + "9" * 5000)
 
 
 def test_what_is_wrong_with_the_recipe_is_said_once(images, tmp_path, no_training, capsys):

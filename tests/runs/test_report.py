@@ -214,6 +214,7 @@ def other_classes(run):
         (damage("metrics.json", "[]"), "it holds []"),
         (damage("log.csv", "epoch,learning_rate,loss\n1,0.1\n"), "log.csv' is damaged"),
         (damage("log.csv", "epoch,learning_rate,loss\n1,0.1,small\n"), "could not convert string to float: 'small'"),
+        (damage("log.csv", "epoch,learning_rate,loss\ninf,0.1,1\n"), "an epoch is no whole number"),
         (damage("log.csv", ""), "no rows with epoch, learning_rate, loss"),
         (damage("recipe.json", "{"), "recipe.json is not JSON"),
         (other_classes, "cat, dog"),

@@ -41,6 +41,8 @@ def log(run):
     missing = {"epoch", "learning_rate", "loss"} - set(rows[0] if rows else ())
     if missing:
         raise _damaged(run.log, f"no rows with {', '.join(sorted(missing))}")
+    if not all(row["epoch"].is_integer() for row in rows):
+        raise _damaged(run.log, "an epoch is no whole number")
     return rows
 
 

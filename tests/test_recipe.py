@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kcifar import InputError
@@ -405,6 +406,12 @@ def test_a_number_that_python_does_not_write_is_refused():
     for arguments in ({"rho": vast}, {"rho": (1, [-vast])}, {"rho": {1: vast}}):
         with pytest.raises(InputError, match="'rho' is a whole number of 16,610 bits; expected 128 at most"):
             Component("SharpnessAware", **arguments)
+
+
+@pytest.mark.parametrize("value", [lambda: 3, b"bytes", {1, 2}, 1j, ..., np.int64(3), [1, {"a": (b"",)}], Component])
+def test_an_argument_that_json_cannot_hold_is_refused(value):
+    with pytest.raises(InputError, match=r"'rho' is .*; expected a number, text, None, True, False, a component"):
+        Component("SharpnessAware", rho=value)
 
 
 @pytest.mark.parametrize("override", ["epochs", "", "=3", "optimizer.=3", ".learning_rate=3", "a.b.c.d=1"])

@@ -19,6 +19,19 @@ def expect_writable(name, value):
         expect_writable(name, item)
 
 
+def _expect_literal(name, value):
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _expect_literal(name, item)
+    elif not (value is None or isinstance(value, (bool, int, float, str, Component))):
+        found = f"{value!r:.60}, a {type(value).__name__}"
+        raise InputError(
+            f"'{name}' is {found}; expected a number, text, None, True, False, a component, or a list of these"
+        )
+
+
 class Component:
     """A part of a recipe by name, with the arguments it is built with: `Component("Adam", learning_rate=1e-3)`.
 
@@ -28,7 +41,8 @@ class Component:
     Prints as it is written in an override: `Adam(learning_rate=0.001)`.
 
     Raises:
-        InputError: the name is no string, or has a colon and is no `package.module:Name`; an argument is a vast number.
+        InputError: the name is no string, or has a colon and is no `package.module:Name`; an argument is no literal of
+            those that JSON can hold, or a vast number.
     """
 
     def __init__(self, name, /, **arguments):
@@ -38,6 +52,7 @@ class Component:
             raise InputError(f"a component's name is '{name}'; expected one of kcifar's, or package.module:Name")
         for argument, value in arguments.items():
             expect_writable(argument, value)
+            _expect_literal(argument, value)
         self.name = name
         self.arguments = arguments
 

@@ -135,8 +135,8 @@ def read_folder(path):
         odd = sorted(entry.name for entry in path.iterdir() if not (entry.is_file() or entry.is_dir()))
         if odd:  # a pipe, say, for which TFDS would wait
             raise InputError(f"'{path}' holds {some(odd)}, no regular files; expected what TFDS prepared: remove them")
-        for entry in path.glob("*.json"):  # TFDS reads them whole
-            if reading.size(entry) > reading.MOST_TEXT:
+        for entry in path.iterdir():  # TFDS reads them whole, names of classes among them
+            if entry.is_file() and ".array_record" not in entry.name and reading.size(entry) > reading.MOST_TEXT:
                 raise InputError(f"'{entry}' has {reading.size(entry):,} bytes; expected what TFDS prepared")
         found = reading.parsed_json(reading.text(path / "dataset_info.json")).get("fileFormat", "tfrecord")
         if found != "array_record":

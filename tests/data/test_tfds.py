@@ -155,6 +155,14 @@ def test_another_format(folder):
     refused(folder, "tfrecord", "array_record", "convert")
 
 
+@pytest.mark.parametrize("name", ["label.labels.txt", "features.json"])
+def test_vast_texts_are_not_read(folder, name):
+    assert (folder / name).exists()
+    with open(folder / name, "r+b") as file:
+        file.truncate(2**40)
+    refused(folder, f"{name}' has 1,099,511,627,776 bytes", "expected what TFDS prepared")
+
+
 def test_half_a_folder(folder):
     info = (folder / "dataset_info.json").read_text()
     (folder / "dataset_info.json").write_text(info[:100])

@@ -171,7 +171,8 @@ def _shortened(figure):
 def place(found, results):
     """The path of a run's evidence: the same wherever the run's folder lies, and however it is called."""
     commit = found["commit"][:7] if found["commit"] else str(found["versions"].get("kcifar"))
-    identity = hashlib.sha256(json.dumps(found["metrics"], sort_keys=True).encode()).hexdigest()[:8]
+    what = [found[name] for name in ("metrics", "resolved", "data_sha256", "backend", "device")]
+    identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     names = found["recipe"], f"{found['started'][:10]}-{commit}", f"seed{found['seed']}-{identity}.json"
     return results.joinpath(*(re.sub(r"^\.|[^\w.+-]", "_", name) for name in names))
 

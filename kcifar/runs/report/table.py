@@ -9,7 +9,6 @@ from kcifar.output import printable
 from kcifar.recipe import differences
 from kcifar.runs.report.comparison import short_names
 from kcifar.runs.report.spread import ranges, spread
-from kcifar.runs.report.words import UNKNOWN
 
 _FIGURES = {
     "test_accuracy": lambda reported: reported.test.accuracy,
@@ -34,6 +33,7 @@ COLUMNS = [*_TEXTS, *_OF_ACCURACY, *_OTHERS, *_OF_A_RUN]
 """Of the CSV file."""
 # By which a spreadsheet tells a formula, which it would compute.
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+_UNKNOWN = "--"
 _LATEX = {sign: rf"\{sign}" for sign in "_&%$#{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -62,7 +62,7 @@ def rows(runs):
     for at, place in enumerate(of_known):
         found[place]["differences"] = " ".join(f"{key}={values[at]}" for key, values in differing.items())
         groups.setdefault(_but_the_seed(runs[place]), {}).setdefault(runs[place].recipe.seed, place)
-    several = [list(group.values()) for group in groups.values() if len(group) > 1]
+    several = [[group[seed] for seed in sorted(group)] for group in groups.values() if len(group) > 1]
     return found + [_of_seeds([runs[place] for place in places], found[places[0]]) for places in several]
 
 
@@ -167,8 +167,9 @@ def _line(cells):
 
 def _seeds(row):
     if row["rows"] == "run":
-        return UNKNOWN if row["seed"] is None else str(row["seed"])
-    return f"{ranges(map(int, row['seed'].split()))} ($n = {row['n']}$)"
+        return _UNKNOWN if row["seed"] is None else str(row["seed"])
+    seeds = ranges(map(int, row["seed"].split())).replace("–", "--")
+    return f"{seeds} ($n = {row['n']}$)"
 
 
 def _percent(row, name):
@@ -178,6 +179,6 @@ def _percent(row, name):
 def _number(row, name, scale, digits):
     """A figure and, of several runs, its standard deviation."""
     if row.get(name) is None:
-        return UNKNOWN
+        return _UNKNOWN
     text = f"{scale * row[name]:.{digits}f}"
     return text if row["rows"] == "run" else rf"${text} \pm {scale * row[f'{name}_std']:.{digits}f}$"

@@ -47,17 +47,21 @@ def write(paths, results, check=False):
 
 
 def with_tables(text, results, path="the text"):
-    """The text with each of its tables made anew. `path`: of the text, to be named where something is wrong in it."""
+    """The text with each of its tables made anew: between lines that are not indented, as an example of them is.
+
+    Args:
+        path: of the text, to be named where something is wrong in it.
+    """
     lines, at = [], 0
     old = text.split("\n")
     while at < len(old):
         line = old[at]
         lines.append(line)
         at += 1
-        if line.strip().startswith(_BEGIN):
+        if line.startswith(_BEGIN):
             here = f"'{path}', line {at}"
-            end = next((place for place in range(at, len(old)) if old[place].strip() == _END), None)
-            if end is None or any(each.strip().startswith(_BEGIN) for each in old[at:end]):
+            end = next((place for place in range(at, len(old)) if old[place].rstrip() == _END), None)
+            if end is None or any(each.startswith(_BEGIN) for each in old[at:end]):
                 raise InputError(f"{here}: the table has no end; expected a line {_END} below it")
             lines += table(_wanted(line, here), results, here)
             at = end
@@ -95,7 +99,7 @@ def table(wanted, results, here="the table"):
         "data": lambda row: f"{_code(row[0]['data'])} {row[0]['data_sha256'][:7]}",
         "test accuracy": lambda row: _accuracy(row, "test_accuracy"),
         "95 % interval": _interval,
-        "of the last epoch": lambda row: _accuracy(row, "last_test_accuracy"),
+        "after the last epoch": lambda row: _accuracy(row, "last_test_accuracy"),
         "n": lambda row: str(len(row)),
         "seeds": lambda row: ranges(found["seed"] for found in row),
         "epoch chosen on": lambda row: row[0]["metrics"]["selected_on"],
@@ -106,7 +110,7 @@ def table(wanted, results, here="the table"):
     if len(names) == 1:
         del columns["recipe"]
     if not any("last_test_accuracy" in found["metrics"] for row in rows for found in row):
-        del columns["of the last epoch"]
+        del columns["after the last epoch"]
     lines = [_line(columns), _line("---" for _ in columns)]
     lines += [_line(cell(row) for cell in columns.values()) for row in rows]
     note = "Mean ± sample standard deviation over seeds, 95 % interval of the mean by Student's t."

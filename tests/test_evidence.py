@@ -15,7 +15,7 @@ from tests.run_records import RECIPE, write_run
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[1]
-TEXT = "# Results\n\n<!-- evidence: recipe=mixup -->\n<!-- end -->\nafter\n"
+TEXT = "# Results\n    <!-- evidence: an example -->\n<!-- evidence: recipe=mixup -->\n<!-- end -->\nafter\n"
 
 
 @pytest.fixture

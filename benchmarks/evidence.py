@@ -107,8 +107,9 @@ def evidence(run):
     if file is None:
         raise InputError(f"'{run.recipe_source}' is no literal recipe of this version: what was changed is not known")
     missing = {"test_accuracy", "train_seconds", "selected_on"} - set(metrics)
-    if missing or "data_sha256" not in environment:
-        raise InputError(f"'{run.path}' lacks {', '.join(sorted(missing)) or 'data_sha256'}: train it again")
+    missing |= {"data", "data_sha256"} - set(environment)
+    if missing:
+        raise InputError(f"'{run.path}' lacks {', '.join(sorted(missing))}: train it again")
     overrides = recipe.overrides_between(file, resolved)
     changed = [text for text in overrides if text.partition("=")[0] not in ("data", "seed")]
     data = _last_part(str(environment["data"]))
@@ -117,7 +118,7 @@ def evidence(run):
         "overrides": changed,
         "seed": resolved.seed,
         "data": data,
-        "data_sha256": environment["data_sha256"],
+        "data_sha256": str(environment["data_sha256"]),
         "command": _command(run, environment, resolved, changed, file.data),
         "started": _started(run, environment),
         **{name: environment.get(name) for name in _ENVIRONMENT},
@@ -141,7 +142,7 @@ def _last_part(source):
 def _started(run, environment):
     """When the run began; of those of earlier versions, which did not write it, when they ended."""
     ended = datetime.datetime.fromtimestamp(run.metrics.stat().st_mtime, datetime.UTC)
-    return environment.get("started") or ended.isoformat(timespec="seconds")
+    return str(environment.get("started") or ended.isoformat(timespec="seconds"))
 
 
 def _command(run, environment, resolved, overrides, own_data):
@@ -170,7 +171,7 @@ def _shortened(figure):
 
 def place(found, results):
     """The path of a run's evidence: the same wherever the run's folder lies, and however it is called."""
-    commit = found["commit"][:7] if found["commit"] else str(found["versions"].get("kcifar"))
+    commit = str(found["commit"] or found["versions"].get("kcifar"))[:7]
     what = [found[name] for name in ("metrics", "resolved", "data_sha256", "backend", "device")]
     identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     names = found["recipe"], f"{found['started'][:10]}-{commit}", f"seed{found['seed']}-{identity}.json"

@@ -17,6 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 _BEGIN, _END = "<!-- evidence:", "<!-- end -->"
 _KEYS = ("recipe", "data")
 _TYPES = {"recipe": str, "overrides": list, "seed": int, "data": str, "data_sha256": str, "started": str}
+_TYPES |= {"commit": str | None, "metrics": dict}
 _FIGURES = ("test_accuracy", "last_test_accuracy", "images_per_second")
 _MOST_COMMITS = 3
 
@@ -96,7 +97,7 @@ def table(wanted, results, here="the table"):
     columns = {
         "recipe": lambda row: _code(row[0]["recipe"]),
         "overrides": lambda row: " ".join(map(_code, row[0]["overrides"])) or "none",
-        "data": lambda row: f"{_code(row[0]['data'])} {row[0]['data_sha256'][:7]}",
+        "data": lambda row: f"{_code(row[0]['data'])} {_code(row[0]['data_sha256'][:7])}",
         "test accuracy": lambda row: _accuracy(row, "test_accuracy"),
         "95 % interval": _interval,
         "after the last epoch": lambda row: _accuracy(row, "last_test_accuracy"),
@@ -135,12 +136,16 @@ def read(path):
         for name, kind in _TYPES.items():
             if not isinstance(found[name], kind):
                 raise ValueError(f"{name} is {found[name]!r:.40}")
+        if not all(isinstance(override, str) for override in found["overrides"]):
+            raise ValueError(f"overrides are {found['overrides']!r:.40}")
         metrics = found["metrics"]
         for name in _FIGURES:
             if name in metrics and not isinstance(metrics[name], (int, float)):
                 raise ValueError(f"{name} is {metrics[name]!r:.40}")
-        if not (0 <= metrics["test_accuracy"] <= 1 and isinstance(metrics["selected_on"], str)):
-            raise ValueError("it has no test_accuracy from 0 to 1, or no selected_on")
+        if not 0 <= metrics["test_accuracy"] <= 1:
+            raise ValueError(f"test_accuracy is {metrics['test_accuracy']}")
+        if metrics["selected_on"] not in ("validation", "test", "last"):
+            raise ValueError(f"selected_on is {metrics['selected_on']!r:.40}")
         # As this version writes it: a field that has come since then has the value that it had by itself.
         found["resolved"] = json.loads(Recipe.from_json(json.dumps(found["resolved"])).to_json())
         return found
@@ -191,8 +196,8 @@ def _mean(row, name):
 
 def _commits(row):
     """The commits of the runs, those with changes that were not committed with a +."""
-    found = sorted({(each.get("commit") or UNKNOWN)[:7] + "+" * bool(each.get("uncommitted_changes")) for each in row})
-    return ", ".join(found[:_MOST_COMMITS]) + ", …" * (len(found) > _MOST_COMMITS)
+    found = sorted({(each["commit"] or UNKNOWN)[:7] + "+" * bool(each.get("uncommitted_changes")) for each in row})
+    return ", ".join(map(_code, found[:_MOST_COMMITS])) + ", …" * (len(found) > _MOST_COMMITS)
 
 
 def _code(text):

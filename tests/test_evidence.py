@@ -111,7 +111,7 @@ def test_a_table_of_three_seeds_by_hand(kept, seeds):
     assert several["test accuracy"] == "72.00 ± 2.00 %"
     assert several["95 % interval"] == "67.03 to 76.97 %"
     assert (several["n"], several["seeds"], several["images/s"]) == ("3", "0–2", "1,001")
-    assert (several["epoch chosen on"], several["commit"]) == ("test", "aaaaaaa")
+    assert (several["epoch chosen on"], several["commit"]) == ("test", "`aaaaaaa`")
     assert (one["test accuracy"], one["95 % interval"], one["n"]) == ("50.00 %", "–", "1")
     assert "the accuracy is not an honest estimate" in Path("page.md").read_text()
     assert lines[-2:] == ["<!-- end -->", "after"]
@@ -141,7 +141,7 @@ def test_of_a_seed_that_there_is_twice_the_run_begun_last_counts(kept, seeds):
     Path("page.md").write_text(TEXT)
     kept("--tables", "page.md")
     assert "| 74.00 ± 5.29 % |" in Path("page.md").read_text()  # 70, 72 and 80
-    assert "| aaaaaaa, bbbbbbb |" in Path("page.md").read_text()
+    assert "| `aaaaaaa`, `bbbbbbb` |" in Path("page.md").read_text()
 
 
 def test_other_data_backends_and_devices_have_rows_of_their_own(kept, seeds):
@@ -152,7 +152,7 @@ def test_other_data_backends_and_devices_have_rows_of_their_own(kept, seeds):
     kept("--tables", "page.md")
     text = Path("page.md").read_text()
     assert text.count("| 50.00 % | – |") == 3
-    assert r"| `` a\|`b `` fffffff |" in text
+    assert r"| `` a\|`b `` `fffffff` |" in text
     Path("page.md").write_text(TEXT.replace("mixup", "mixup data=cifar-10-batches-py"))
     kept("--tables", "page.md")
     assert Path("page.md").read_text().count("| 50.00 % | – |") == 2
@@ -179,6 +179,7 @@ def test_other_data_backends_and_devices_have_rows_of_their_own(kept, seeds):
         (["--tables", "data.md"], "with data=demo"),
         (["--tables", "page.md", "--results", "nowhere"], "there are none in 'nowhere'"),
         (["--tables", "page.md", "--results", "damaged"], "seed0.json' is damaged (Expecting"),
+        (["--tables", "page.md", "--results", "numbered"], "seed0.json' is damaged (overrides are [3])"),
         (["--tables", "page.md", "--results", "worded"], "seed0.json' is damaged (test_accuracy is 'high')"),
     ],
 )
@@ -203,7 +204,11 @@ def test_what_cannot_be_used_is_refused_in_one_line(evidence, kept, tmp_path, ca
         Path(f"{name}.md").write_text(text)
     Path("latin.md").write_bytes(b"\xe9")
     (written,) = files().values()
-    for name, text in (("damaged", "{"), ("worded", written.decode().replace("0.7,", '"high",', 1))):
+    for name, text in (
+        ("damaged", "{"),
+        ("numbered", written.decode().replace('"overrides": []', '"overrides": [3]')),
+        ("worded", written.decode().replace("0.7,", '"high",', 1)),
+    ):
         path = Path(name, "mixup", "2026-11-30-aaaaaaa", "seed0.json")
         path.parent.mkdir(parents=True)
         path.write_text(text)

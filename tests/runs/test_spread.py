@@ -31,6 +31,12 @@ def test_equal_runs_have_no_deviation_of_rounding():
     assert spread([0.1] * 3) == Spread(3, 0.1, 0.0, (0.1, 0.1))
 
 
+def test_of_an_infinite_figure_the_deviation_is_no_number():
+    found = spread([math.inf, 1.0])
+    assert found.mean == math.inf
+    assert math.isnan(found.deviation)
+
+
 def test_whole_numbers_in_short():
     assert ranges([5, 0, 2, 1, 8, 9]) == "0–2, 5, 8, 9"
     assert ranges([42]) == "42"

@@ -57,6 +57,13 @@ def test_a_row_for_each_run_and_one_for_those_of_several_seeds(runs):
     assert seeds["validation_accuracy"] == ""
 
 
+def test_a_run_that_has_not_ended_counts_for_itself_alone(runs):
+    runs[2].run.metrics.unlink()
+    found = table.rows(runs)
+    assert [row["rows"] for row in found] == ["run"] * 5 + ["seeds"]
+    assert found[-1]["seed"] == "0 1"
+
+
 def test_the_same_seed_twice_counts_once(tmp_path):
     twice = [reported(tmp_path / name, right, seed=seed) for name, right, seed in (("a", 5, 0), ("b", 6, 0))]
     assert len(table.rows(twice)) == 2

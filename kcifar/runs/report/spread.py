@@ -34,7 +34,8 @@ def spread(figures):
         return Spread(1, mean, None, None)
     from scipy.special import stdtrit  # takes a second
 
-    deviation = statistics.stdev(figures)
+    # A loss may be infinite.
+    deviation = statistics.stdev(figures) if math.isfinite(mean) else math.nan
     half = float(stdtrit(len(figures) - 1, (1 + LEVEL) / 2)) * deviation / math.sqrt(len(figures))
     return Spread(len(figures), mean, deviation, (mean - half, mean + half))
 

@@ -51,6 +51,8 @@ _LATEX = {sign: rf"\{sign}" for sign in "_&%$#{}"} | {
 def rows(runs):
     """The rows of the table, dicts with some of COLUMNS: text, numbers, or None where something is not known.
 
+    Runs that have not ended have rows of their own alone, and of a seed that there is twice the first run counts.
+
     Args:
         runs: `Reported` of each, on the same test images.
     """
@@ -61,7 +63,8 @@ def rows(runs):
     of_known = [place for place, reported in enumerate(runs) if reported.recipe]
     for at, place in enumerate(of_known):
         found[place]["differences"] = " ".join(f"{key}={values[at]}" for key, values in differing.items())
-        groups.setdefault(_but_the_seed(runs[place]), {}).setdefault(runs[place].recipe.seed, place)
+        if runs[place].run.ended:
+            groups.setdefault(_but_the_seed(runs[place]), {}).setdefault(runs[place].recipe.seed, place)
     several = [[group[seed] for seed in sorted(group)] for group in groups.values() if len(group) > 1]
     return found + [_of_seeds([runs[place] for place in places], found[places[0]]) for places in several]
 

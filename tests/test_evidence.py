@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -89,6 +90,12 @@ def test_the_same_run_is_the_same_file_wherever_it_lies(kept, seeds):
     assert kept(seeds, "elsewhere")[0] == 0
     assert files() == first
     assert {path: Path(path).stat().st_mtime_ns for path in first} == times
+
+
+def test_of_a_run_that_does_not_say_when_it_began_the_end_counts(kept, tmp_path):
+    run = write_run(tmp_path / "run", 0.7, started=None, commit=None)
+    os.utime(run.metrics, (1_700_000_000, 1_700_000_000))
+    assert kept("run")[1].startswith("results/mixup/2023-11-14-0.1.0/seed0-")
 
 
 def test_a_run_that_has_not_ended_is_left_out_and_said(kept, seeds):

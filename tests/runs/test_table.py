@@ -37,7 +37,7 @@ def runs(tmp_path):
     return [*seeds, other, reported(tmp_path / "jax", 2, backend="jax")]
 
 
-NAMED = {"=SUM(A1)": 5, "[a]_b&%$#{}~^\\--": 6, "@x": 8}
+NAMED = {"=SUM(A1)": 5, "[a]_b&%$#{}~^\\---": 6, "@x": 8}
 
 
 def test_a_row_for_each_run_and_one_for_those_of_several_seeds(runs):
@@ -73,14 +73,14 @@ def test_the_same_seed_twice_counts_once(tmp_path):
 
 def test_no_name_is_a_formula_of_a_spreadsheet(runs):
     found = list(csv.DictReader(io.StringIO(table.csv_text(table.rows(runs)))))
-    assert [row["run"] for row in found] == ["'=SUM(A1)", "[a]_b&%$#{}~^\\--", "'@x", "c", "jax", ""]
+    assert [row["run"] for row in found] == ["'=SUM(A1)", "[a]_b&%$#{}~^\\---", "'@x", "c", "jax", ""]
 
 
 def test_latex(runs):
     text = table.latex_text(table.rows(runs), "a_b & 100 %\nof it")
     lines = text.splitlines()
     assert lines[0] == r"% Needs \usepackage{booktabs}. Test images: a_b & 100 %\nof it"
-    name = r"{[}a{]}\_b\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}-{}-$^{*}$"
+    name = r"{[}a{]}\_b\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}-{}-{}-$^{*}$"
     (row,) = [line for line in lines if line.startswith("{[}a")]
     assert row.split(" & ")[:4] == [name, r"epochs=200 select\_on=test", "1", "60.00"]
     rules = [line for line in lines if line.endswith("rule")]

@@ -44,7 +44,6 @@ _LATEX = {sign: rf"\{sign}" for sign in "_&%$#{}"} | {
     # In the first cell of a row, it would be how far the row is from the one before.
     "[": "{[}",
     "]": "{]}",
-    "--": "-{}-",
 }
 
 
@@ -161,7 +160,8 @@ def latex_text(found, source):
 
 def escaped(text):
     """Text in which no sign means something to LaTeX."""
-    return re.sub("--|.", lambda sign: _LATEX.get(sign[0], sign[0]), printable(text))
+    text = "".join(_LATEX.get(sign, sign) for sign in printable(text))
+    return re.sub(r"([-'`,])(?=\1)", r"\1{}", text)  # of two of these it makes another sign
 
 
 def _line(cells):

@@ -48,7 +48,7 @@ def main(arguments=None):
 
 def _parser():
     parser = Parser("evidence", __doc__, _EXAMPLES)
-    parser.prog = "python benchmarks/evidence.py"
+    parser.prog = "evidence.py"
     parser.add_argument("paths", nargs="*", metavar="RUN", help="a run's folder or one above it; with --tables a text")
     parser.add_argument("--results", metavar="FOLDER", default=str(tables.RESULTS), help="default: benchmarks/results")
     parser.add_argument("--tables", action="store_true", help="write the tables in texts")

@@ -56,7 +56,6 @@ class Parser(argparse.ArgumentParser):
             epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self.command = command
 
     def error(self, message):
         told = "; " in message  # by the type of an argument, see below; else these are argparse's own words
@@ -211,5 +210,5 @@ def _import(modules):
 
 
 def _complain(parser, text, advice=""):
-    complain(f"{parser.command}: {text}", advice)
+    complain(f"{parser.prog.removesuffix('.py').rpartition('.')[2]}: {text}", advice)
     return 2

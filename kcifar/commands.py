@@ -210,5 +210,5 @@ def _import(modules):
 
 
 def _complain(parser, text, advice=""):
-    complain(f"{parser.prog.rpartition('.')[2]}: {text}", advice)
+    complain(f"{parser.prog.removesuffix('.py').rpartition('.')[2]}: {text}", advice)
     return 2

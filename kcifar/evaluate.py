@@ -1,5 +1,6 @@
 """Evaluate a run's best model on the test images: accuracy, calibration, confusion; how sharp its minimum is."""
 
+import dataclasses
 import math
 import sys
 
@@ -14,7 +15,7 @@ from kcifar.commands import (
     start,
 )
 from kcifar.errors import InputError
-from kcifar.output import printable, say
+from kcifar.output import note, printable, say, say_json
 
 _EXAMPLES = """\
 Prints accuracy with its 95 % interval (Wilson's), top-2 accuracy, loss, Brier score and expected calibration error,
@@ -31,6 +32,7 @@ examples:
   python -m kcifar.evaluate runs/mixup-seed42 --export onnx
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness
   python -m kcifar.evaluate runs/sam_resnet20-seed0 --sharpness --rho 0.1 --images 5000
+  python -m kcifar.evaluate runs/mixup-seed42 --json > figures.json
 """
 
 
@@ -76,6 +78,7 @@ def _parser():
     sharpness.add_argument(
         "--images", metavar="N", type=number_of("images"), help=f"the first N training images (default: {_IMAGES})"
     )
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     add_device_option(parser)
     add_import_option(parser)
     return parser
@@ -96,29 +99,42 @@ def _evaluate(options):
         raise InputError(f"--sharpness is of a recipe's loss, and '{run.path}' has no recipe: leave it out")
     know_ensembles([run])
     found = assess(run, options.data, options.tta or "none")
-    say(found.text())
+    if not options.json:
+        say(found.text())
     if options.export:
-        say(f"\nwrote {printable(found.export_onnx())}")
-    if options.sharpness:
-        _print_sharpness(run, found.dataset, options.rho or _RHO, options.images or _IMAGES)
+        wrote = f"wrote {printable(found.export_onnx())}"
+        if options.json:
+            note(wrote)
+        else:
+            say(f"\n{wrote}")
+    of_minimum = _sharpness(run, found.dataset, options) if options.sharpness else None
+    if options.json:
+        say_json(found.figures() | {"sharpness": of_minimum})
+    elif of_minimum:
+        _print_sharpness(run, **of_minimum)
 
 
-def _print_sharpness(run, dataset, rho, images):
+def _sharpness(run, dataset, options):
+    """The figures of the minimum, and what they are of, as a dict of plain values."""
     from kcifar.evaluation.models import load_model
     from kcifar.evaluation.sharpness import sharpness
     from kcifar.experiment import components
 
-    recipe = run.recipe
-    loss = components.loss(recipe.loss, importing=False)
+    rho, images, batch_size = options.rho or _RHO, options.images or _IMAGES, run.recipe.batch_size
+    loss = components.loss(run.recipe.loss, importing=False)
     model = load_model(run.best, float32=True)
-    found = sharpness(model, dataset.train, loss, rho, images, recipe.batch_size, verbose=True)
-    say(f"\nsharpness, {recipe.loss} on {min(images, len(dataset.train)):,} training images")
-    say(f"loss                           {found.loss:.4f}")
-    batch_size = min(recipe.batch_size, images)
+    found = sharpness(model, dataset.train, loss, rho, images, batch_size, verbose=True)
+    of = {"rho": rho, "images": min(images, len(dataset.train)), "batch_size": min(batch_size, images)}
+    return of | dataclasses.asdict(found)
+
+
+def _print_sharpness(run, rho, images, batch_size, loss, increase, eigenvalue, iterations, converged):
+    say(f"\nsharpness, {run.recipe.loss} on {images:,} training images")
+    say(f"loss                           {loss:.4f}")
     uphill = f"uphill at radius {rho:g}"
-    say(f"{uphill:<30}{found.increase:+.4f}  (batches of {batch_size}, in training mode, as in SAM)")
-    how = "" if found.converged else ", not converged"
-    say(f"top eigenvalue of the Hessian  {found.eigenvalue:.3f}  ({found.iterations} iterations{how})")
+    say(f"{uphill:<30}{increase:+.4f}  (batches of {batch_size}, in training mode, as in SAM)")
+    how = "" if converged else ", not converged"
+    say(f"top eigenvalue of the Hessian  {eigenvalue:.3f}  ({iterations} iterations{how})")
 
 
 if __name__ == "__main__":

@@ -285,6 +285,12 @@ TABLES = {
         Case("runs of other images", "kcifar report runs/a runs/b --data cats.npz"),
         Case("a folder for the page", "kcifar report runs/a --out runs"),
         Case("a page in a folder that is not there", "kcifar report runs/a --out pages/a.html"),
+        Case("a table of another kind", "kcifar report runs/a --csv a.xlsx"),
+        Case("LaTeX in a file of another kind", "kcifar report runs/a --latex a.csv"),
+        Case("a table in a folder that is not there", "kcifar report runs/a --csv tables/a.csv"),
+        Case("a table below a file", "kcifar report runs/a --latex notes.txt/a.tex"),
+        Case("figures of another kind", "kcifar report runs/a --figures eps"),
+        Case("figures beside a file", "kcifar report model.keras --data images.npz --figures pdf"),
     ],
     "kcifar vote": [
         Case("no run", "kcifar vote"),

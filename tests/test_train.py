@@ -62,7 +62,9 @@ def test_a_run_folder_holds_all_that_is_promised(run):
     assert {path.name for path in run.iterdir()} == FILES
     assert (run / "recipe.py").read_text() == (RECIPES / "mixup.py").read_text()
     assert json.loads((run / "recipe.json").read_text())["epochs"] == 3
-    assert {"keras", "backend", "device", "data_sha256"} <= set(json.loads((run / "environment.json").read_text()))
+    assert {"keras", "backend", "device", "data_sha256", "started"} <= set(
+        json.loads((run / "environment.json").read_text())
+    )
     assert [row["epoch"] for row in rows(run)] == ["1", "2", "3"]
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["epochs"] == len(metrics["seconds_per_epoch"]) == 3

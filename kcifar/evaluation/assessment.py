@@ -34,6 +34,39 @@ class Assessment:
     test: Scores
     temperature: float | None
 
+    def figures(self):
+        """All figures as plain values, as JSON can hold them."""
+        test, names = self.test, self.dataset.class_names
+        images = test.confusion.sum(axis=1).tolist()
+        return {
+            "model": str(self.run.best),
+            "data": self.dataset.source,
+            "test_images": len(self.dataset.test),
+            "test_time_augmentation": self.tta,
+            "selected_on": self.run.selected_on,
+            "test_accuracy": test.accuracy,
+            "test_accuracy_interval": test.accuracy_interval(),
+            "test_top_2_accuracy": test.top(2),
+            **_likelihood(test),
+            "validation_images": len(self.dataset.validation) if self.dataset.validation else 0,
+            "temperature": self.temperature,
+            "with_temperature": None if self.temperature is None else _likelihood(test.tempered(self.temperature)),
+            "classes": [
+                {"class": name, "test_images": count, "test_accuracy": float(accuracy) if count else None}
+                for name, count, accuracy in zip(names, images, test.per_class, strict=True)
+            ],
+            "confusion": test.confusion.tolist(),
+            "mistakes": [
+                {
+                    "test_image": int(place),
+                    "label": names[test.labels[place]],
+                    "predicted": names[test.predicted[place]],
+                    "probability": float(test.confidence[place]),
+                }
+                for place in test.worst(_MISTAKES)
+            ],
+        }
+
     def text(self):
         """The figures for people to read."""
         many = len(self._names) > _MOST_CLASSES
@@ -133,6 +166,15 @@ class Assessment:
             predicted, label = names[test.predicted[place]], names[test.labels[place]]
             lines.append(f"test image {place:>5}  {label}, predicted {predicted} {test.confidence[place]:.2%}")
         return "\n".join(lines) if len(lines) > 1 else "no mistakes"
+
+
+def _likelihood(scores):
+    """What a temperature changes."""
+    return {
+        "test_loss": scores.loss,
+        "test_brier_score": scores.brier,
+        "test_calibration_error": scores.calibration_error,
+    }
 
 
 def assess(run, source=None, tta="none"):

@@ -1,11 +1,13 @@
 """Recipes as files: found in the working directory or among kcifar's own, and run."""
 
+import ast
 import runpy
 import sys
 from pathlib import Path
 
 import kcifar
 from kcifar.errors import InputError, nearest
+from kcifar.recipe.component import Component
 from kcifar.recipe.recipe import Recipe
 
 _MOST_BYTES = 2**20  # of a recipe
@@ -76,3 +78,34 @@ def put_on_import_path(folder):
     folder = Path(folder).resolve()
     if not (folder / "recipe.json").exists() and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+def literal(source):
+    """The recipe that a source defines, read without running it: what is in runs is never run.
+
+    Args:
+        source: bytes of a recipe's file.
+
+    Returns:
+        The `Recipe`; None where the source is not just that, or not one of this version.
+    """
+    try:
+        found = [
+            node.value
+            for node in ast.parse(source).body
+            if isinstance(node, ast.Assign) and [getattr(to, "id", None) for to in node.targets] == ["recipe"]
+        ]
+        recipe = _read(found[-1]) if found else None
+    except (SyntaxError, ValueError, TypeError, LookupError, AttributeError, RecursionError, MemoryError):
+        return None  # InputError is a ValueError
+    return recipe if isinstance(recipe, Recipe) else None
+
+
+def _read(node):
+    if isinstance(node, ast.Call):
+        makers = {"Recipe": Recipe, "Component": Component}
+        arguments = {word.arg: _read(word.value) for word in node.keywords}
+        return makers[node.func.id](*map(_read, node.args), **arguments)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return tuple(map(_read, node.elts))
+    return ast.literal_eval(node)

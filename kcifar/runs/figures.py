@@ -1,6 +1,7 @@
 """The pictures of a run: functions that draw one as a Figure, and one that saves it."""
 
 import math
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -17,6 +18,20 @@ _MOST_POINTS = 20_000
 MOST_NUMBERED = 20
 """So many classes have numbers in the cells of their confusion."""
 _MOST_INCHES, _FEWEST_POINTS = 13, 7.5  # of a side of a confusion; for a name beside it
+
+FILES = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "kcifar",  # equal figures get equal names inside, and so equal bytes
+    "pdf.fonttype": 42,  # text stays text, by TrueType fonts inside: journals refuse the usual Type 3
+}
+"""How matplotlib writes text into files that hold it, and names."""
+# Without a version and date in them, equal figures give equal files.
+UNDATED = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""By format, what is not written into files."""
 
 
 def learning_rate(learning_rates, epochs, steps_per_epoch):
@@ -166,10 +181,10 @@ def transforms(split, draws, class_names):
 
 
 def save(figure, path):
-    """Writes the figure as a PNG file."""
-    # Without a version and date in it, equal runs give equal files.
-    with replacing(path) as temporary, fitting(figure), matplotlib.rc_context({"font.size": 10}):
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    """Writes the figure as a PNG, SVG or PDF file, by the ending of the path: equal bytes for equal figures."""
+    kind = Path(path).suffix.removeprefix(".")
+    with replacing(path) as temporary, fitting(figure), matplotlib.rc_context(FILES | {"font.size": 10}):
+        figure.savefig(temporary, format=kind, dpi=120, metadata=UNDATED[kind])
 
 
 def _label(shares, class_names):

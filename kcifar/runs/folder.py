@@ -4,6 +4,7 @@ Finding one imports no Keras, which takes seconds: a wrong path is told at once,
 """
 
 import dataclasses
+import datetime
 import functools
 import itertools
 import os
@@ -329,7 +330,7 @@ def _weights(recipe):
 
 
 def environment(dataset):
-    """Data, machine, versions and command, as a dict of plain values."""
+    """Data, machine, versions, command and the time that it is now, as a dict of plain values."""
     import keras
 
     from kcifar import backend
@@ -339,6 +340,7 @@ def environment(dataset):
         "data_sha256": dataset.fingerprint(),
         "class_names": list(dataset.class_names),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kcifar": kcifar.__version__,
         **commit(Path(kcifar.__file__)),
         "python": platform.python_version(),

@@ -1,5 +1,6 @@
 """What `kcifar.evaluate` tells of a run, against plain Keras's predictions."""
 
+import json
 import shutil
 
 import numpy as np
@@ -86,6 +87,31 @@ def test_figures_before_and_after_temperature(run, images, tta, capsys):
     assert found[1:] == ["fitted", "on", "80", "validation", "images"]
     assert ("test-time augmentation flip" in text) == (tta == "flip")
     assert "not an honest estimate" not in text
+
+
+def test_json_holds_the_figures_of_plain_keras(run, images, capsys):
+    dataset = data.load(images).split_validation(0.5, 0)
+    test = scores(run, dataset.test)
+    temperature = best_temperature(scores(run, dataset.validation))
+    found = json.loads(printed(capsys, run.path, "--json"))
+    assert (found["test_accuracy"], found["test_images"]) == (test.accuracy, 120)
+    assert (found["model"], found["data"], found["test_time_augmentation"]) == (str(run.best), str(images), "none")
+    assert found["test_accuracy_interval"] == list(test.accuracy_interval())
+    assert found["confusion"] == test.confusion.tolist()
+    assert found["temperature"] == pytest.approx(temperature, rel=1e-3)
+    for name, of in (
+        ("test_loss", "loss"),
+        ("test_brier_score", "brier"),
+        ("test_calibration_error", "calibration_error"),
+    ):
+        assert found[name] == pytest.approx(getattr(test, of), abs=1e-5)  # of float32 outputs
+        assert found["with_temperature"][name] == pytest.approx(getattr(test.tempered(temperature), of), abs=1e-4)
+    accuracies = [float(np.mean(test.correct[test.labels == label])) for label in range(len(CLASSES))]
+    assert [each["test_accuracy"] for each in found["classes"]] == pytest.approx(accuracies)
+    (first, *_) = found["mistakes"]
+    assert first["label"] != first["predicted"]
+    assert first["probability"] == pytest.approx(max(test.confidence[~test.correct]))
+    assert found["sharpness"] is None
 
 
 def test_the_confusion_the_classes_and_the_worst_mistakes(run, images, capsys):

@@ -1,12 +1,14 @@
 """The report of one run and of several: what it says, that it needs nothing else, and what it refuses."""
 
 import base64
+import csv
 import io
 import itertools
 import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import keras
@@ -145,6 +147,30 @@ def test_several_runs_are_compared(runs, tmp_path, monkeypatch, capsys):
     assert rows[2, 1:3].tolist() == ["7", str(last.mean())]
     assert (rows[1] == "").sum() == 3  # time, images/s and parameters of the run without metrics.json
     assert "Epoch – of 8 chosen on validation" in page.text
+
+
+def test_tables_and_figures_of_runs(runs, tmp_path, monkeypatch, capsys):
+    """Their figures are those of plain Keras, and no page is written that was not asked for."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(runs / "chosen", runs / "chosen-8")
+    for name, change in (("recipe", {"seed": 8}), ("metrics", {"train_seconds": 5.0})):
+        path = runs / "chosen-8" / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    command = [str(runs / name) for name in ("honest", "chosen", "chosen-8")]
+    assert report([*command, "--csv", "t.csv", "--latex", "t.tex", "--figures", "svg"]) == 0
+    drawn = ["report-validation_accuracy.svg", "report-test_accuracy.svg", "report-train_accuracy.svg"]
+    assert capsys.readouterr().out.split() == ["t.csv", "t.tex", *drawn]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(["t.csv", "t.tex", *drawn])
+    with open("t.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == ["honest", "chosen", "chosen-8", ""]
+    for row, name in zip(rows, ("honest", "chosen"), strict=False):
+        logits, labels = of(runs / name)
+        assert float(row["test_accuracy"]) == (logits.argmax(1) == labels).mean()
+    logits, labels = of(runs / "honest", "validation")
+    assert float(rows[0]["validation_accuracy"]) == pytest.approx((logits.argmax(1) == labels).mean())
+    assert (rows[-1]["seed"], rows[-1]["n"], float(rows[-1]["test_accuracy_std"])) == ("7 8", "2", 0)
+    assert Path("t.tex").read_text(encoding="utf-8").count(r" \\") == 1 + 3 + 1 + 1  # with the note on the choice
 
 
 def test_a_verdict_names_what_the_recipes_differ_in(runs):

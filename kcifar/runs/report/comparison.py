@@ -29,7 +29,7 @@ def compare(runs, split, class_names):
         "names": names,
         "places": places_by_value(names),
         "table": _table(runs),
-        "curves": _curves(runs, names),
+        "curves": _curves(logs(runs)),
         "per_class": _per_class(runs, class_names),
         "differences": _differences(recipes),
         "verdict": verdict(recipes),
@@ -105,13 +105,15 @@ def _whole(figure):
     return number(figure, ",.0f")
 
 
-def _curves(runs, names):
+def logs(runs):
+    """(name, rows of log.csv) of each `Reported`."""
+    return list(zip(short_names([each.run for each in runs]), [each.rows for each in runs], strict=True))
+
+
+def _curves(logs):
     """A figure for each split that a run logged: title, text for those who cannot see it, data URI."""
-    logs = list(zip(names, [each.rows for each in runs], strict=True))
-    splits = {"validation": "validation", "test": "test", "train": "training"}
     found = []
-    for split, word in splits.items():
-        column = f"{split}_accuracy"
+    for column, word in pictures.ACCURACIES.items():
         ends = [f"{name} {percent(rows[-1][column])}" for name, rows in logs if rows and column in rows[0]]
         if ends:
             alt = f"Accuracy on {word} images by epoch; at the end {', '.join(ends)}"

@@ -26,8 +26,7 @@ _STYLE = (
     "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',sans-serif!important}</style>"
 )
 _DRAWING = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kcifar",  # equal figures get equal names inside, and so equal bytes
+    **figures.FILES,
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -45,6 +44,8 @@ _DRAWING = {
     "grid.color": "#8b949e",
     "grid.linewidth": 0.6,
 }
+ACCURACIES = {"validation_accuracy": "validation", "test_accuracy": "test", "train_accuracy": "training"}
+"""The columns of log.csv in which runs are compared, and the images that each is of."""
 
 
 def png(image):
@@ -60,10 +61,16 @@ def drawn(draw, *arguments):
     with matplotlib.rc_context(_DRAWING):
         figure = draw(*arguments)
         with fitting(figure):
-            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            figure.savefig(file, format="svg", transparent=True, metadata=figures.UNDATED["svg"])
     text = file.getvalue().decode()
     svg = text[text.index("<svg ") :].replace(_INK, "currentColor")
     return _uri("image/svg+xml", svg.replace(">", f">{_STYLE}", 1).encode())
+
+
+def save(path, draw, *arguments):
+    """Writes the figure that `draw(*arguments)` makes, in black: see `kcifar.runs.figures.save`."""
+    with matplotlib.rc_context(_DRAWING | {name: "black" for name, value in _DRAWING.items() if value == _INK}):
+        figures.save(draw(*arguments), path)
 
 
 def curve(rows, quantity, selected_on):

@@ -1,5 +1,7 @@
 """What differs on JAX."""
 
+import itertools
+import operator
 import os
 
 import jax
@@ -87,36 +89,68 @@ def prepares_ahead():
     return True
 
 
-def gradients(function, variables, others, at=None):
-    """What a function of no arguments computes, and the gradients of its first result.
+def gradients(function, variables, others, parts, at=None, keeps_states=False):
+    """What a function gives of each part of a batch, and the sums of the gradients of its first result.
+
+    Parts of one shape are computed by one loop, so that XLA compiles them once, and can compute none before another.
 
     Args:
-        function: gives (scalar, anything); called once. May read any variable of the model, and assign the `others`.
+        function: of a part, gives (scalar, anything). May read any variable of the model, and assign the `others`.
         variables: the `keras.Variable`s that the scalar is differentiated by.
         others: the model's other variables.
-        at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that
-            the function assigns stays.
+        parts: a list of tuples of arguments of the function.
+        at: (values of the `variables`, a `pass_state` of the `others` for each part), in the place of their own; then
+            nothing that the function assigns stays.
+        keeps_states: whether the states are wanted; here they cost nothing.
 
     Returns:
-        (anything, a gradient or None for each of the `variables`).
+        (a list of anything for each part, a sum for each of the `variables`, a list of the `pass_state` that each part
+        began with).
     """
     around = get_stateless_scope()
 
-    def of(values, other_values):
+    def of(values, state, part):
         with keras.StatelessScope(collect_losses=True) as scope:
             if around:  # that of a `train_step`
                 scope.state_mapping.update(around.state_mapping)
-            for variable, value in zip([*variables, *others], [*values, *other_values], strict=True):
+            for variable, value in zip([*variables, *others], [*values, *state], strict=True):
                 scope.add_update((variable, value))
-            scalar, result = function()
+            scalar, result = function(*part)
         return scalar, (result, [scope.get_current_value(variable) for variable in others])
 
-    values = at or ([variable.value for variable in variables], pass_state(others))
-    found, (result, changed) = jax.grad(of, has_aux=True)(*values)
+    values, given = at or ([variable.value for variable in variables], [None] * len(parts))
+
+    def step(carried, part_and_state):
+        sums, state = carried
+        part, given = part_and_state
+        before = state if given is None else given
+        found, (result, after) = jax.grad(of, has_aux=True)(values, before, part)
+        return ([old + new for old, new in zip(sums, found, strict=True)], after), (result, before)
+
+    carried = [jnp.zeros_like(value) for value in values], pass_state(others)
+    results, states = [], []
+    for _, alike in itertools.groupby(zip(parts, given, strict=True), _shapes):
+        carried, found = _in_turn(step, carried, list(alike))
+        results += [result for result, _ in found]
+        states += [state for _, state in found]
+    sums, changed = carried
     if at is None:
         for variable, value in zip(others, changed, strict=True):
             variable.assign(value)
-    return result, found
+    return results, sums, states
+
+
+def _shapes(arrays):
+    return [array.shape for array in jax.tree.leaves(arrays)]
+
+
+def _in_turn(step, carried, given):
+    """(what is carried behind the last step, a list of what each step gives) of steps with something given to each."""
+    if len(given) == 1:
+        carried, found = step(carried, given[0])
+        return carried, [found]
+    carried, found = jax.lax.scan(step, carried, jax.tree.map(lambda *arrays: jnp.stack(arrays), *given))
+    return carried, [jax.tree.map(operator.itemgetter(place), found) for place in range(len(given))]
 
 
 def pass_state(others):

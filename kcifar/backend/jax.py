@@ -1,7 +1,5 @@
 """What differs on JAX."""
 
-import itertools
-import operator
 import os
 
 import jax
@@ -92,7 +90,7 @@ def prepares_ahead():
 def gradients(function, variables, others, parts, at=None, keeps_states=False):
     """What a function gives of each part of a batch, and the sums of the gradients of its first result.
 
-    Parts of one shape are computed by one loop, so that XLA compiles them once, and can compute none before another.
+    A part is computed when the one before it is over, so that only its activations are in memory. XLA compiles each.
 
     Args:
         function: of a part, gives (scalar, anything). May read any variable of the model, and assign the `others`.
@@ -101,7 +99,7 @@ def gradients(function, variables, others, parts, at=None, keeps_states=False):
         parts: a list of tuples of arguments of the function.
         at: (values of the `variables`, a `pass_state` of the `others` for each part), in the place of their own; then
             nothing that the function assigns stays.
-        keeps_states: whether the states are wanted; here they cost nothing.
+        keeps_states: whether the states are wanted, which cost nothing here.
 
     Returns:
         (a list of anything for each part, a sum for each of the `variables`, a list of the `pass_state` that each part
@@ -118,39 +116,28 @@ def gradients(function, variables, others, parts, at=None, keeps_states=False):
             scalar, result = function(*part)
         return scalar, (result, [scope.get_current_value(variable) for variable in others])
 
-    values, given = at or ([variable.value for variable in variables], [None] * len(parts))
-
-    def step(carried, part_and_state):
-        sums, state = carried
-        part, given = part_and_state
-        before = state if given is None else given
-        found, (result, after) = jax.grad(of, has_aux=True)(values, before, part)
-        return ([old + new for old, new in zip(sums, found, strict=True)], after), (result, before)
-
-    carried = [jnp.zeros_like(value) for value in values], pass_state(others)
-    results, states = [], []
-    for _, alike in itertools.groupby(zip(parts, given, strict=True), _shapes):
-        carried, found = _in_turn(step, carried, list(alike))
-        results += [result for result, _ in found]
-        states += [state for _, state in found]
-    sums, changed = carried
+    values = at[0] if at else [variable.value for variable in variables]
+    results, sums, states, changed = [], None, [], pass_state(others)
+    for place, part in enumerate(parts):
+        states.append(at[1][place] if at else changed)
+        given = part if sums is None else _behind(sums, part)
+        found, (result, changed) = jax.grad(of, has_aux=True)(values, states[-1], given)
+        results.append(result)
+        sums = found if sums is None else [one + other for one, other in zip(sums, found, strict=True)]
     if at is None:
         for variable, value in zip(others, changed, strict=True):
             variable.assign(value)
     return results, sums, states
 
 
-def _shapes(arrays):
-    return [array.shape for array in jax.tree.leaves(arrays)]
+def _behind(values, arrays):
+    """The arrays, which are known only when the values are.
 
-
-def _in_turn(step, carried, given):
-    """(what is carried behind the last step, a list of what each step gives) of steps with something given to each."""
-    if len(given) == 1:
-        carried, found = step(carried, given[0])
-        return carried, [found]
-    carried, found = jax.lax.scan(step, carried, jax.tree.map(lambda *arrays: jnp.stack(arrays), *given))
-    return carried, [jax.tree.map(operator.itemgetter(place), found) for place in range(len(given))]
+    XLA, which would begin with all parts of a batch and hold the activations of all, orders by what needs what alone.
+    No number is above infinity, but it does not see that.
+    """
+    never = sum(value.ravel()[0] for value in values) > jnp.inf
+    return jax.tree.map(lambda array: jnp.where(never, jnp.zeros_like(array), array), arrays)
 
 
 def pass_state(others):

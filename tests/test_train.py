@@ -255,10 +255,10 @@ def test_where_memory_ends_the_line_says_what_to_try(small, tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr(keras.Model, "fit", fit)
-    given = ["batch_size=20", "--data", small, "--out", tmp_path / "run"]
-    line = complaint(capsys, train, RECIPES / "mixup.py", *given)
+    command = [RECIPES / "mixup.py", "--data", small, "--out"]
+    line = complaint(capsys, train, *command, tmp_path / "run", "batch_size=20")
     assert f"out of memory ({error}) with batch_size=20 in float32: start a new run with accumulate=2 (the" in line
-    line = complaint(capsys, train, RECIPES / "mixup.py", *given, "batch_size=7", "accumulate=4")
+    line = complaint(capsys, train, *command, tmp_path / "parts", "batch_size=7", "accumulate=4")
     assert "start a new run with batch_size=3 or" in line
 
 

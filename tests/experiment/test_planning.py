@@ -58,16 +58,15 @@ def test_the_datas_own_validation_images_are_taken(images, validation):
 @pytest.mark.parametrize("around", ["none", "SharpnessAware(rho=0.1)"])
 def test_a_batch_in_parts_is_the_same_batch(images, around):
     """Of 8 images, of which the last of 60 has 4."""
-    transforms = "transforms=[RandomFlip(), MixUp(alpha=0.4)]"
-    whole, found = (planned(images, transforms, f"sharpness_aware={around}", *more) for more in ([], ["accumulate=3"]))
-    assert whole.batches.epoch == found.batches.epoch == 0
+    given = ["transforms=[RandomFlip(), MixUp(alpha=0.4)]", "drop_last=false", f"sharpness_aware={around}"]
+    whole, found = (planned(images, *given, *more) for more in ([], ["accumulate=3"]))
     for step in (0, 7):
         for one, other in zip(found.batches[step], whole.batches[step], strict=True):
             np.testing.assert_array_equal(one, other)
     assert found.model.accumulate == 3
     assert (found.steps_per_epoch, found.model.count_params()) == (8, whole.model.count_params())
-    said = "8 of 8 an epoch, 400 in 50 epochs"
-    assert dict(whole.describe())["batches"] == said
+    said = dict(whole.describe())["batches"]
+    assert said.startswith("8 of 8 an epoch")
     assert dict(found.describe())["batches"] == f"{said}; each in 3 parts"
 
 

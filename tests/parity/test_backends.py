@@ -41,7 +41,7 @@ def steps(folder):
     for case in (SMALL_BATCHES, SMOOTH, IN_PARTS):
         recorded, replayed = (np.load(folder / f"{task}-{case}.npz") for task in ("record", "replay"))
         assert len(recorded["losses"]) == int(case.split(",")[0])
-        assert np.ptp(recorded["losses"]) > 0.1, "the steps are of a training that moves"
+        assert np.ptp(recorded["losses"]) > 0.05, "the steps are of a training that moves"
         np.testing.assert_allclose(replayed["losses"], recorded["losses"], rtol=TOLERANCE)
         found[case] = replayed["distances"], replayed["names"]
     return found

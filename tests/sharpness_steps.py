@@ -94,8 +94,8 @@ def largest_difference(got, expected):
     return max(np.abs(one - other).max() for one, other in zip(got, expected, strict=True)) / largest
 
 
-def assert_steps(make, loss, batch, tolerance=STEP_TOLERANCE, shows=STEP_SHOWS, **arguments):
-    """One step of rate 0.5 of `make()` around which SharpnessAware is put."""
+def assert_steps(make, loss, batch, tolerance=STEP_TOLERANCE, shows=STEP_SHOWS, accumulate=1, **arguments):
+    """One step of rate 0.5 of `make()` around which SharpnessAware is put, whose batches are in parts."""
     model = make()
     values = copies(model.trainable_variables)
     plain = PlainSteps(make, loss, batch)
@@ -103,7 +103,7 @@ def assert_steps(make, loss, batch, tolerance=STEP_TOLERANCE, shows=STEP_SHOWS, 
         "two models of `make` differ"
     )
     at_w, at_worst = plain.gradients_of_sam(values, **arguments)
-    trained = SharpnessAware(model, **arguments)
+    trained = SharpnessAware(model, accumulate=accumulate, **arguments)
     trained.compile(keras.optimizers.SGD(0.5), loss)
     logs = trained.train_on_batch(**batch, return_dict=True)
     expected = [w - 0.5 * g for w, g in zip(values, at_worst, strict=True)]

@@ -167,6 +167,7 @@ UNFROZEN = ["freeze=conv1,norm1", "unfreeze_epoch=2"]
 AVERAGED = [
     "sharpness_aware=SharpnessAware(rho=0.5,adaptive=True)",
     "weight_ema=WeightEMA(decay=0.9)",
+    "accumulate=3",
     "loss=AsymmetricLoss()",
     "schedule=WarmupCosine(warmup_epochs=1)",
 ]
@@ -256,9 +257,11 @@ def test_where_memory_ends_the_line_says_what_to_try(small, tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr(keras.Model, "fit", fit)
-    given = ["batch_size=20", "--data", small, "--out", tmp_path / "run"]
-    line = complaint(capsys, train, RECIPES / "mixup.py", *given)
-    assert f"out of memory ({error}) with batch_size=20 in float32: start a new run with batch_size=10" in line
+    command = [RECIPES / "mixup.py", "--data", small, "--out"]
+    line = complaint(capsys, train, *command, tmp_path / "run", "batch_size=20")
+    assert f"out of memory ({error}) with batch_size=20 in float32: start a new run with accumulate=2 (the" in line
+    line = complaint(capsys, train, *command, tmp_path / "parts", "batch_size=7", "accumulate=4")
+    assert "start a new run with batch_size=3 or" in line
 
 
 @pytest.mark.once

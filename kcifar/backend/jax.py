@@ -87,36 +87,57 @@ def prepares_ahead():
     return True
 
 
-def gradients(function, variables, others, at=None):
-    """What a function of no arguments computes, and the gradients of its first result.
+def gradients(function, variables, others, parts, at=None, keeps_states=False):
+    """What a function gives of each part of a batch, and the sums of the gradients of its first result.
+
+    A part is computed when the one before it is over, so that only its activations are in memory. XLA compiles each.
 
     Args:
-        function: gives (scalar, anything); called once. May read any variable of the model, and assign the `others`.
+        function: of a part, gives (scalar, anything). May read any variable of the model, and assign the `others`.
         variables: the `keras.Variable`s that the scalar is differentiated by.
         others: the model's other variables.
-        at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that
-            the function assigns stays.
+        parts: a list of tuples of arguments of the function.
+        at: (values of the `variables`, a `pass_state` of the `others` for each part), in the place of their own; then
+            nothing that the function assigns stays.
+        keeps_states: whether the states are wanted, which cost nothing here.
 
     Returns:
-        (anything, a gradient or None for each of the `variables`).
+        (a list of anything for each part, a sum for each of the `variables`, a list of the `pass_state` that each part
+        began with).
     """
     around = get_stateless_scope()
 
-    def of(values, other_values):
+    def of(values, state, part):
         with keras.StatelessScope(collect_losses=True) as scope:
             if around:  # that of a `train_step`
                 scope.state_mapping.update(around.state_mapping)
-            for variable, value in zip([*variables, *others], [*values, *other_values], strict=True):
+            for variable, value in zip([*variables, *others], [*values, *state], strict=True):
                 scope.add_update((variable, value))
-            scalar, result = function()
+            scalar, result = function(*part)
         return scalar, (result, [scope.get_current_value(variable) for variable in others])
 
-    values = at or ([variable.value for variable in variables], pass_state(others))
-    found, (result, changed) = jax.grad(of, has_aux=True)(*values)
+    values = at[0] if at else [variable.value for variable in variables]
+    results, sums, states, changed = [], None, [], pass_state(others)
+    for place, part in enumerate(parts):
+        states.append(at[1][place] if at else changed)
+        given = part if sums is None else _behind(sums, part)
+        found, (result, changed) = jax.grad(of, has_aux=True)(values, states[-1], given)
+        results.append(result)
+        sums = found if sums is None else [one + other for one, other in zip(sums, found, strict=True)]
     if at is None:
         for variable, value in zip(others, changed, strict=True):
             variable.assign(value)
-    return result, found
+    return results, sums, states
+
+
+def _behind(values, arrays):
+    """The arrays, which are known only when the values are.
+
+    XLA, which would begin with all parts of a batch and hold the activations of all, orders by what needs what alone.
+    No number is above infinity, but it does not see that.
+    """
+    never = sum(value.ravel()[0] for value in values) > jnp.inf
+    return jax.tree.map(lambda array: jnp.where(never, jnp.zeros_like(array), array), arrays)
 
 
 def pass_state(others):

@@ -84,14 +84,17 @@ def _increase(model, split, loss, rho, batch_size):
     variables, others = model.trainable_variables, model.non_trainable_variables
     weights, total = [ops.stop_gradient(variable) for variable in variables], 0.0
     batches = Batches(split, batch_size, shuffle=False)
+
+    def of_batch(images, labels):
+        value = loss(labels, model(images, training=True))
+        return value, ops.stop_gradient(value)
+
     for images, labels in (batches[place] for place in range(len(batches))):
 
-        def of_batch(images=images, labels=labels):
-            value = loss(labels, model(images, training=True))
-            return value, ops.stop_gradient(value)
-
-        def at(values):
-            return backend.gradients(of_batch, variables, others, at=(values, backend.pass_state(others)))
+        def at(values, batch=(images, labels)):
+            states = [backend.pass_state(others)]
+            (value,), gradient, _ = backend.gradients(of_batch, variables, others, [batch], at=(values, states))
+            return value, gradient
 
         value, gradient = at(weights)
         gradient = [ops.zeros_like(w) if g is None else g for w, g in zip(weights, gradient, strict=True)]

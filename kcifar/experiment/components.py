@@ -176,9 +176,9 @@ def _own_schedule(component, rate, epochs, steps):
     return _expect("schedule", component, made, keras.optimizers.schedules.LearningRateSchedule)
 
 
-def sharpness_aware(component, model):
-    """The model in what the component names."""
-    return _make("sharpness_aware", component, model=model)
+def sharpness_aware(component, model, accumulate):
+    """The model in what the component names, whose batches pass through it in so many parts."""
+    return _make("sharpness_aware", component, model=model, accumulate=accumulate)
 
 
 def weight_ema(component):

@@ -97,10 +97,11 @@ def _advised(error, recipe, run):
         # From the last good epoch.
         return InputError(str(error), f"for example {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW")
     if backend.is_out_of_memory(error):
-        half = max(recipe.batch_size // 2, 1)
+        parts, half = 2 * recipe.accumulate, max(recipe.batch_size // 2, 1)
+        less = f"accumulate={parts} (the same batch in parts)" if parts <= recipe.batch_size else f"batch_size={half}"
         return InputError(
             f"out of memory ({one_line(error)[:80]}) with batch_size={recipe.batch_size} in {recipe.precision}: start "
-            f"a new run with batch_size={half} or precision=bfloat16, or --device cpu"
+            f"a new run with {less} or precision=bfloat16, or --device cpu"
         )
     return None
 

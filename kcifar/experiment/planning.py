@@ -16,6 +16,7 @@ from kcifar.experiment import components
 from kcifar.experiment.part import Part, trained_part
 from kcifar.models.freezing import trained_parameters
 from kcifar.recipe import Recipe
+from kcifar.training import Accumulated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Plan:
         whole: the model that is saved.
         new_layers: those of it that its pretrained weights do not have.
         part: what of it is trained.
-        model: that, compiled, or SAM around it.
+        model: that, compiled, or SAM or `Accumulated` around it.
         trained_parameters: how many are trained, in the first epoch.
         constant_rate: the learning rate of the optimizer, where there is no schedule.
     """
@@ -90,7 +91,8 @@ class Plan:
             ("image size", self._image_size()),
             (
                 "batches",
-                f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs",
+                f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs"
+                + (f"; each in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""),
             ),
             ("loss", str(recipe.loss)),
             ("optimizer", str(recipe.optimizer) + (f" in {recipe.sharpness_aware}" if recipe.sharpness_aware else "")),
@@ -181,7 +183,9 @@ def plan(recipe, start=None):
         batches = Batches(part.splits["train"], **batching)
     model = part.model
     if recipe.sharpness_aware:
-        model = components.sharpness_aware(recipe.sharpness_aware, model)
+        model = components.sharpness_aware(recipe.sharpness_aware, model, recipe.accumulate)
+    elif recipe.accumulate > 1:
+        model = Accumulated(model, recipe.accumulate)
     backend.accelerate(model)
     rate, schedule = float(optimizer.learning_rate), None
     if schedule_of:

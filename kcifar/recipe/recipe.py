@@ -34,6 +34,7 @@ class Recipe:
     fixed_transforms: tuple[Component, ...] = ()  # drawn once for each image, before the first epoch
     transforms: tuple[Component, ...] = ()  # drawn anew for each batch, behind the fixed ones
     batch_size: int
+    accumulate: int = 1  # parts that a batch passes through the model in, one after another, on less memory
     drop_last: bool = False
     loss: Component
     optimizer: Component
@@ -60,8 +61,13 @@ class Recipe:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.type))
         _expect(self.data != "", "data", self.data, "a source, as auto or a path")
-        for name in ("batch_size", "epochs", "select_from_epoch"):
+        for name in ("batch_size", "accumulate", "epochs", "select_from_epoch"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.accumulate > self.batch_size:
+            raise InputError(
+                f"accumulate is {self.accumulate}, but a batch has {self.batch_size} images (batch_size): expected "
+                "from 1 to that, as a part needs an image"
+            )
         for name in ("unfreeze_epoch", "resize", "center_crop"):
             _expect(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         if self.unfreeze_epoch is not None and not self.freeze:

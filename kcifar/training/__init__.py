@@ -1,8 +1,9 @@
-"""What a training step is made of: optimizers with PyTorch's semantics, losses, schedules, SAM."""
+"""What a training step is made of: optimizers with PyTorch's semantics, losses, schedules, SAM, batches in parts."""
 
 import importlib
 
 _FILES = {
+    "Accumulated": "accumulated",
     "Adam": "optimizers",
     "AsymmetricLoss": "losses",
     "OneCycle": "schedules",

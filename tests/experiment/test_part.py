@@ -93,6 +93,7 @@ EXTRAS = {
     "SAM and averages": {
         "sharpness_aware": Component("SharpnessAware", rho=0.1),
         "weight_ema": Component("WeightEMA", decay=0.8),
+        "accumulate": 4,
     },
 }
 RESIZED = {

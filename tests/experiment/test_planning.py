@@ -54,6 +54,22 @@ def test_the_datas_own_validation_images_are_taken(images, validation):
     assert found.whole.input_shape == (None, 18, 20, 1)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("around", ["none", "SharpnessAware(rho=0.1)"])
+def test_a_batch_in_parts_is_the_same_batch(images, around):
+    """Of 8 images, of which the last of 60 has 4."""
+    given = ["transforms=[RandomFlip(), MixUp(alpha=0.4)]", "drop_last=false", f"sharpness_aware={around}"]
+    whole, found = (planned(images, *given, *more) for more in ([], ["accumulate=3"]))
+    for step in (0, 7):
+        for one, other in zip(found.batches[step], whole.batches[step], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert found.model.accumulate == 3
+    assert (found.steps_per_epoch, found.model.count_params()) == (8, whole.model.count_params())
+    said = dict(whole.describe())["batches"]
+    assert said.startswith("8 of 8 an epoch")
+    assert dict(found.describe())["batches"] == f"{said}; each in 3 parts"
+
+
 def test_a_selection_needs_validation_images(without):
     with pytest.raises(InputError, match=r"select_on is 'validation' but validation is 0.*validation=0\.1"):
         planned(without, "validation=0", "select_on=validation")
@@ -86,6 +102,9 @@ def test_runs_with_their_datas_own_validation_images_held_out_the_same(images, w
         (["transforms=[ColorJitter(hue=0.1)]"], ("ColorJitter", "1 channel", "hue=0")),
         (["transforms=[Cutout(size=4, fill=(0, 0, 0))]"], ("Cutout(fill=(0, 0, 0))", "1 channel")),
         (["transforms=[RandomCrop(size=12, padding=1)]"], ("12×12", "18×20")),
+        (["accumulate=9"], ("accumulate is 9", "8 images")),
+        (["sharpness_aware=SharpnessAware(accumulate=2)"], ("SharpnessAware has no argument 'accumulate'",)),
+        (["loss=keras.losses:MeanSquaredError(reduction='sum')", "accumulate=2"], ("reduction='sum'",)),
     ],
 )
 def test_what_does_not_fit_the_images_is_told_in_a_line(images, overrides, words):

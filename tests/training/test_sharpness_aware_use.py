@@ -355,10 +355,10 @@ COPIES = {
 
 @pytest.mark.parametrize("kind", COPIES)
 def test_a_copy_is_another_of_the_same(kind):
-    trained = SharpnessAware(with_dropout(), rho=0.3, adaptive=True, eta=0.02)
+    trained = SharpnessAware(with_dropout(), rho=0.3, adaptive=True, eta=0.02, accumulate=3)
     again = COPIES[kind](trained)
     assert again.model is not trained.model
-    assert (again.rho, again.adaptive, again.eta) == (0.3, True, 0.02)
+    assert (again.rho, again.adaptive, again.eta, again.accumulate) == (0.3, True, 0.02, 3)
     assert again.input_shape == trained.input_shape == trained.model.input_shape
     assert again.get_layer(index=-1).get_config() == trained.get_layer(index=-1).get_config()
     assert [weight.shape for weight in again.weights] == [weight.shape for weight in trained.weights]

@@ -5,24 +5,44 @@ import contextlib
 import torch
 
 
-def gradients(function, variables, others, at=None):
-    """What a function of no arguments computes, and the gradients of its first result.
+def gradients(function, variables, others, parts, at=None, keeps_states=False):
+    """What a function gives of each part of a batch, and the sums of the gradients of its first result.
+
+    A part's activations are freed before the next one's are computed.
 
     Args:
-        function: gives (scalar, anything); called once. May read any variable of the model, and assign the `others`.
+        function: of a part, gives (scalar, anything). May read any variable of the model, and assign the `others`.
         variables: the `keras.Variable`s that the scalar is differentiated by.
         others: the model's other variables.
-        at: (values of the `variables`, a `pass_state` of the `others`), in the place of their own; then nothing that
-            the function assigns stays.
+        parts: a list of tuples of arguments of the function.
+        at: (values of the `variables`, a `pass_state` of the `others` for each part), in the place of their own; then
+            nothing that the function assigns stays.
+        keeps_states: whether the states are wanted.
 
     Returns:
-        (anything, a gradient or None for each of the `variables`).
+        (a list of anything for each part, a sum or None for each of the `variables`, a list of the `pass_state` that
+        each part began with where they are wanted).
     """
     tensors = [variable.value for variable in variables]
     state = [variable.value for variable in others]
-    with contextlib.nullcontext() if at is None else _having(tensors + state, *at):
-        scalar, result = function()
-        return result, torch.autograd.grad(scalar, tensors, allow_unused=True)
+    results, sums, states = [], [None] * len(tensors), []
+    for place, part in enumerate(parts):
+        if keeps_states:
+            states.append(pass_state(others))
+        with contextlib.nullcontext() if at is None else _having(tensors + state, at[0], at[1][place]):
+            result, found = _gradients_of(function, part, tensors)
+        results.append(result)
+        sums = list(map(_sum, sums, found))
+    return results, sums, states
+
+
+def _gradients_of(function, part, tensors):
+    scalar, result = function(*part)
+    return result, torch.autograd.grad(scalar, tensors, allow_unused=True)
+
+
+def _sum(one, other):
+    return one if other is None else other if one is None else one + other
 
 
 def pass_state(others):

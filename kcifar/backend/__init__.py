@@ -9,6 +9,7 @@ from kcifar.errors import InputError
 
 _FUNCTIONS = [
     "accelerate",
+    "average_gradients",
     "blended",
     "clipped",
     "compiled",
@@ -17,7 +18,9 @@ _FUNCTIONS = [
     "gradients",
     "hessian_product",
     "is_out_of_memory",
+    "join_processes",
     "known_values",
+    "mean_of_processes",
     "pass_state",
     "peak_device_bytes",
     "prepares_ahead",

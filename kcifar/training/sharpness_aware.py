@@ -23,8 +23,9 @@ class SharpnessAware(keras.Model):
 
     Both gradients are of the same batch in training mode with the same dropout masks; moving statistics, loss and
     metrics are those of the first; the optimizer's L2 or weight decay acts in the descent alone, as in the program
-    davda54/sam (in google-research/sam it is part of the loss, and so of ε; so is a layer's regularizer here). On
-    several devices each would have an ε of its own, as in the paper.
+    davda54/sam (in google-research/sam it is part of the loss, and so of ε; so is a layer's regularizer here). Of
+    several processes each has an ε of its own, by the gradient of its part of the batch, as in the paper's experiments
+    on several devices ("m-sharpness"); synchronized, they have the one of the whole batch. On JAX that is so always.
 
     Use it in place of the model: `compile`, `fit`, `train_on_batch`, `evaluate` and `predict`, with any optimizer,
     policy and callbacks. What it saves is the model in it, without a trace of this class. A step costs two of plain
@@ -39,6 +40,7 @@ class SharpnessAware(keras.Model):
         rho: ρ > 0, how far: 0.05 in the paper for CIFAR-10; 0.5 where adaptive.
         adaptive: ASAM instead of SAM.
         eta: η ≥ 0 of ASAM.
+        synchronized: whether processes that train together share ε, at the price of a second exchange of gradients.
 
     Raises:
         InputError: an argument outside its range, a model that is not built or whose class has a training step, loss or
@@ -46,7 +48,7 @@ class SharpnessAware(keras.Model):
             step would fall apart.
     """
 
-    def __init__(self, model, rho=0.05, adaptive=False, eta=0.01):
+    def __init__(self, model, rho=0.05, adaptive=False, eta=0.01, synchronized=False):
         if not (isinstance(model, keras.Model) and model.built):
             found = f"'{model.name}', which has no weights yet" if isinstance(model, keras.Model) else repr(model)
             raise InputError(
@@ -69,6 +71,7 @@ class SharpnessAware(keras.Model):
         self.rho = rho
         self.adaptive = adaptive
         self.eta = eta
+        self.synchronized = synchronized
         self.built = True
 
     input = property(lambda self: self.model.input)
@@ -113,6 +116,8 @@ class SharpnessAware(keras.Model):
 
         state = backend.pass_state(others)  # the seeds of dropout in it
         (loss, y_pred), gradients = backend.gradients(loss_of_batch, variables, others)
+        if self.synchronized:
+            gradients = backend.mean_of_processes(self.optimizer, gradients)
         worst = self._worst_point(variables, gradients)
         _, gradients = backend.gradients(loss_of_batch, variables, others, at=(worst, state))
 
@@ -144,7 +149,8 @@ class SharpnessAware(keras.Model):
     def get_config(self):
         """For clones, copies and `keras.saving.save_model`; what `save` writes is the model in it."""
         model = keras.saving.serialize_keras_object(self.model)
-        return {"model": model, "rho": self.rho, "adaptive": self.adaptive, "eta": self.eta}
+        options = {name: getattr(self, name) for name in ("rho", "adaptive", "eta", "synchronized")}
+        return {"model": model, **options}
 
     @classmethod
     def from_config(cls, config):

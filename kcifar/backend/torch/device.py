@@ -18,6 +18,11 @@ def use_device(name):
     Raises:
         InputError: there is no such device here, or Keras was imported before and computes on another.
     """
+    if name == "all":
+        raise InputError(
+            "the device is 'all', but Keras runs on torch, where each process has one: start one for each by "
+            "torchrun --nproc-per-node=N -m kcifar.train …"
+        )
     wanted = name.replace("gpu", "cuda")
     wanted = f"{wanted}:0" if wanted in ("cuda", "xpu") else wanted
     there = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]

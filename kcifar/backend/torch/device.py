@@ -5,6 +5,7 @@ import os
 import torch
 from keras import ops
 
+from kcifar.backend.torch.processes import join_processes
 from kcifar.errors import InputError
 
 
@@ -37,12 +38,13 @@ def use_device(name):
 
 
 def describe():
-    """The device that training runs on, and the library's version and threads, as a dict for `environment.json`."""
-    device = _device()
+    """What training runs on, as a dict for `environment.json`: the library, the device, threads, processes."""
+    device, processes = _device(), join_processes()
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes.count if processes else 1,
     }
 
 

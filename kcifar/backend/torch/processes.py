@@ -70,9 +70,9 @@ class Processes:
                 work.wait()
             return work
         except RuntimeError as error:
+            why = one_line(error).rpartition("] ")[2]  # gloo names a place in its source first
             raise ProcessLost(
-                f"another of the {self.count} processes of this training has ended, or does not answer "
-                f"({one_line(error)[:60]})"
+                f"another of the {self.count} processes of this training has ended, or does not answer ({why[:60]})"
             ) from None
 
 

@@ -4,6 +4,7 @@ import sys
 
 import keras
 import numpy as np
+import torch
 from keras import layers
 
 import kcifar
@@ -60,15 +61,13 @@ def batches(part=(0, 1)):
     return Batches(split, BATCH, [RandomFlip(), MixUp(0.2)], seed=3, part=part)
 
 
-def trained(case, processes=None):
+def trained(case, processes=None, by_kcifar=True):
     """All values of a model after fifty steps, and the figures of its epochs."""
     model, further = made(case)
-    if processes:
+    own = batches((processes.rank, processes.count) if processes else (0, 1))
+    if processes and by_kcifar:
         backend.average_gradients(model, processes)
-        own = batches((processes.rank, processes.count))
         further = [Together(processes, own), *further]
-    else:
-        own = batches()
     history = model.fit(own, shuffle=False, epochs=EPOCHS, verbose=0, callbacks=further).history
     return {**{str(i): value for i, value in enumerate(model.get_weights())}, **history}
 
@@ -77,3 +76,6 @@ if __name__ == "__main__":
     processes = backend.join_processes()
     for case in CASES:
         np.savez(f"{sys.argv[1]}/{case} {processes.rank}.npz", **trained(case, processes))
+    meeting = f"file://{sys.argv[1]}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=processes.rank, world_size=processes.count)
+    np.savez(f"{sys.argv[1]}/torch's group {processes.rank}.npz", **trained("local SAM", processes, by_kcifar=False))

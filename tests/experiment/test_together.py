@@ -52,7 +52,9 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("found")
     for code, _, errors in together([["tests.together_steps", folder]] * 2):
         assert code == 0, errors
-    return {case: [np.load(folder / f"{case} {rank}.npz") for rank in range(2)] for case in steps.CASES}
+    return {
+        case: [np.load(folder / f"{case} {rank}.npz") for rank in range(2)] for case in [*steps.CASES, "torch's group"]
+    }
 
 
 def weights(arrays):
@@ -134,8 +136,9 @@ def test_local_sam_has_an_epsilon_for_each_part(found):
         return result
 
     expected = by_hand("local SAM", lambda model, parts: [worst(model, part) for part in parts])
-    for value, wanted in zip(weights(found["local SAM"][0]), expected, strict=True):
-        np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)
+    for case in ("local SAM", "torch's group"):
+        for value, wanted in zip(weights(found[case][0]), expected, strict=True):
+            np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)
     other = weights(found["synchronized SAM"][0])
     assert not all(np.allclose(a, b, atol=1e-4) for a, b in zip(expected, other, strict=True))
 

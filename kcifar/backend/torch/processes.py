@@ -1,7 +1,6 @@
 """Processes that train one model together, each on its part of every batch, and what they tell each other."""
 
 import datetime
-import functools
 import os
 import pickle
 
@@ -13,6 +12,7 @@ from kcifar.backend import keras_internals
 from kcifar.errors import InputError, ProcessLost, one_line
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_NUMBERS = ("WORLD_SIZE", "RANK", "MASTER_PORT")
 _COMING = datetime.timedelta(seconds=60)  # for all to come: torchrun has started them at once
 _ANSWERING = datetime.timedelta(minutes=10)
 
@@ -85,23 +85,31 @@ def _group(store, rank, count, device):
     return distributed.ProcessGroupNCCL(store, rank, count, options)
 
 
-@functools.cache
+_JOINED = []
+
+
 def join_processes():
     """The `Processes` that torchrun, or another by its variables, has started; None where this one is alone.
 
     Raises:
         InputError: a variable is missing or is no number, or not all have come within a minute.
     """
+    if not _JOINED and (joined := _join()):
+        _JOINED.append(joined)
+    return _JOINED[0] if _JOINED else None
+
+
+def _join():
     count = os.environ.get("WORLD_SIZE", "").strip()
     if count in ("", "1"):
         return None
     missing = [name for name in _VARIABLES if not os.environ.get(name)]
-    numbers = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT") if name not in missing]
-    if missing or not all(number.strip().isdecimal() for number in numbers):
-        wrong = f"{' and '.join(missing)} not" if missing else "RANK or MASTER_PORT to no number"
+    wrong = [name for name in _NUMBERS if name not in missing and not os.environ[name].strip().isdecimal()]
+    if missing or wrong:
+        why = f"without {', '.join(missing)}" if missing else f"and {wrong[0]} is '{os.environ[wrong[0]]}', no number"
         raise InputError(
-            f"the variable WORLD_SIZE is '{count}', but {wrong} set: start the processes by torchrun "
-            "--nproc-per-node=N -m kcifar.train …, or unset WORLD_SIZE"
+            f"the variable WORLD_SIZE is '{count}', {why}: start the processes by torchrun --nproc-per-node=N -m "
+            "kcifar.train …, or unset WORLD_SIZE"
         )
     _take_device()
     try:
@@ -138,13 +146,11 @@ def average_gradients(model, processes):
 
     def apply_mean(gradients, variables=None):
         statistics = [variable.value for variable in keras_internals.moving_statistics(model)]
-        given = [gradient for gradient in gradients if gradient is not None]
         with torch.no_grad():
-            means = processes.mean([*given, *statistics])
-            for own, mean in zip(statistics, means[len(given) :], strict=True):
+            means = _each_given(processes.mean, [*gradients, *statistics])
+            for own, mean in zip(statistics, means[len(gradients) :], strict=True):
                 own.copy_(mean)
-        means = iter(means)
-        return apply([None if gradient is None else next(means) for gradient in gradients], variables)
+        return apply(means[: len(gradients)], variables)
 
     optimizer.apply = apply_mean
     optimizer.mean_of_processes = processes.mean
@@ -152,8 +158,29 @@ def average_gradients(model, processes):
 
 def mean_of_processes(optimizer, gradients):
     """The mean of gradients over all processes, before the optimizer is given them; as they are where it is alone."""
-    mean = getattr(optimizer, "mean_of_processes", None)
-    if mean is None:
-        return gradients
-    given = iter(mean([gradient for gradient in gradients if gradient is not None]))
+    mean = getattr(optimizer, "mean_of_processes", None) or _mean_of_default_group
+    return _each_given(mean, gradients)
+
+
+def for_the_optimizer(optimizer, gradients):
+    """The gradients that an optimizer is to be given by a step of kcifar's own.
+
+    Where somebody has made torch's default group of processes, they are the mean of all: DistributedDataParallel,
+    which would see to it in a step of Keras 3.16, does not see these passes.
+    """
+    return gradients if hasattr(optimizer, "mean_of_processes") else _each_given(_mean_of_default_group, gradients)
+
+
+def _mean_of_default_group(tensors):
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return tensors
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    distributed.all_reduce(flat)
+    parts = (flat / distributed.get_world_size()).split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for tensor, part in zip(tensors, parts, strict=True)]
+
+
+def _each_given(function, gradients):
+    """The gradients behind a function of those that are there; the others, of variables without any, are None."""
+    given = iter(function([gradient for gradient in gradients if gradient is not None]))
     return [None if gradient is None else next(given) for gradient in gradients]

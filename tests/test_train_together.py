@@ -4,7 +4,6 @@ import csv
 import json
 import signal
 
-import keras
 import numpy as np
 import pytest
 
@@ -12,10 +11,7 @@ from kcifar.train import main
 from tests.data_fixtures import write_drawn
 from tests.experiment.test_together import ROOT, free_port, start, together
 
-pytestmark = [
-    pytest.mark.once,
-    pytest.mark.skipif(keras.backend.backend() != "torch", reason="several processes are for torch"),
-]
+pytestmark = pytest.mark.once  # for torch alone
 COMMAND = ["kcifar.train", ROOT / "recipes" / "mixup.py", "batch_size=20", "validation=0.2", "select_on=validation"]
 AVERAGED = ["sharpness_aware=SharpnessAware(rho=0.05,synchronized=True)", "weight_ema=WeightEMA(decay=0.9)"]
 

@@ -12,6 +12,7 @@ from kcifar import backend, callbacks
 from kcifar.augment import MixUp, RandomFlip
 from kcifar.callbacks.processes import Together
 from kcifar.data import Batches, Split
+from kcifar.evaluation.models import evaluation_batches
 from kcifar.training import SGD, SharpnessAware
 
 EPOCHS, BATCH, IMAGES = 5, 16, 156  # ten steps an epoch, the last of 12 images
@@ -67,15 +68,36 @@ def trained(case, processes=None, by_kcifar=True):
     own = batches((processes.rank, processes.count) if processes else (0, 1))
     if processes and by_kcifar:
         backend.average_gradients(model, processes)
-        further = [Together(processes, own), *further]
+        further = [Together(processes), *further]
     history = model.fit(own, shuffle=False, epochs=EPOCHS, verbose=0, callbacks=further).history
-    return {**{str(i): value for i, value in enumerate(model.get_weights())}, **history}
+    odd = evaluation_batches(model, own.split.take(slice(31)))
+    values = {str(i): value for i, value in enumerate(model.get_weights())}
+    return values | history | model.evaluate(odd, verbose=0, return_dict=True)
+
+
+def on_all_devices():
+    """What is trained on all devices of JAX, two of which are there, is what is trained on one."""
+    cases = ("plain", "averaged", "local SAM", "with norm")
+    alone = {case: trained(case) for case in cases}
+    backend.use_device("all")
+    assert len(made("plain")[0].weights[0].value.sharding.device_set) == 2
+    for case in cases:
+        for name, value in trained(case).items():
+            np.testing.assert_allclose(value, alone[case][name], rtol=1e-4, atol=1e-4, err_msg=f"{case} {name}")
+
+
+def in_two_processes(folder):
+    """Writes what a process has of each case, and of a training that knows torch's default group alone."""
+    processes = backend.join_processes()
+    for case in CASES:
+        np.savez(f"{folder}/{case} {processes.rank}.npz", **trained(case, processes))
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=processes.rank, world_size=processes.count)
+    np.savez(f"{folder}/torch's group {processes.rank}.npz", **trained("local SAM", processes, by_kcifar=False))
 
 
 if __name__ == "__main__":
-    processes = backend.join_processes()
-    for case in CASES:
-        np.savez(f"{sys.argv[1]}/{case} {processes.rank}.npz", **trained(case, processes))
-    meeting = f"file://{sys.argv[1]}/meeting"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=processes.rank, world_size=processes.count)
-    np.savez(f"{sys.argv[1]}/torch's group {processes.rank}.npz", **trained("local SAM", processes, by_kcifar=False))
+    if keras.backend.backend() == "jax":
+        on_all_devices()
+    else:
+        in_two_processes(sys.argv[1])

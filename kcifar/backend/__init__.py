@@ -14,6 +14,7 @@ _FUNCTIONS = [
     "clipped",
     "compiled",
     "describe",
+    "device_count",
     "generator_states",
     "gradients",
     "hessian_product",

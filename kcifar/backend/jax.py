@@ -38,13 +38,18 @@ def use_device(name):
 
 
 class _AllDevices(keras.distribution.DataParallel):
-    """Shares each batch among all devices; one that they cannot share evenly is computed whole by each of them."""
+    """Shares batches among all devices; of data whose first batch they cannot share evenly, each computes the whole."""
 
     def get_data_layout(self, data_shape):
-        layout = super().get_data_layout(data_shape)
-        if data_shape[0] % self.device_mesh.devices.size:
+        if data_shape[0] % device_count():
             return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
-        return layout
+        return super().get_data_layout(data_shape)
+
+
+def device_count():
+    """Among how many devices of this process each batch is shared."""
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if isinstance(distribution, _AllDevices) else 1
 
 
 def _cpu():

@@ -20,30 +20,20 @@ class Together(keras.callbacks.Callback):
 
     Args:
         processes: what `kcifar.backend.join_processes` gave.
-        batches: the `kcifar.data.Batches` that training reads, of this process's part.
 
     Raises:
         InputError: at the end of an epoch, the processes have different weights.
     """
 
-    def __init__(self, processes, batches):
+    def __init__(self, processes):
         super().__init__()
         self.processes = processes
-        self.batches = batches
 
     def on_train_begin(self, logs=None):
         if self.processes.rank:  # of the first one they are saved
             for state in seed_states(self.model):
                 seed, count = ops.convert_to_numpy(state).tolist()
                 state.assign([(seed + self.processes.rank * _SEEDS_APART) % 2**32, count])
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._images = 0
-
-    def on_train_batch_begin(self, batch, logs=None):
-        images, own = self.batches.images_at(batch)
-        self._images += own.stop - own.start
-        self.processes.share = (own.stop - own.start) * self.processes.count / images
 
     def on_epoch_end(self, epoch, logs=None):
         checksums = self.processes.told_by_all(_checksum(self.model.weights))
@@ -52,7 +42,7 @@ class Together(keras.callbacks.Callback):
                 f"the {len(checksums)} processes have different weights after epoch {epoch + 1}: something in this "
                 "training changes them that is not the optimizer, or draws otherwise in each of them"
             )
-        logs.update(mean_figures(self.processes, self._images, logs))
+        logs.update(mean_figures(self.processes, 1, logs))  # each has seen as many images
 
 
 def mean_figures(processes, images, figures):

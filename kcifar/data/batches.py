@@ -72,8 +72,8 @@ class Batches(keras.utils.PyDataset):
         image_shape: (height, width, channels) of an image behind the transforms.
 
     Raises:
-        InputError: a batch size below 1 or above the number of images, or that the processes cannot share evenly; a
-            last batch of fewer images than processes; a transform that does not fit the images, or two that mix them.
+        InputError: a batch size below 1 or above the number of images; a batch that cannot be shared evenly; a
+            transform that does not fit the images, or two that mix them.
     """
 
     def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False, part=(0, 1)):
@@ -82,7 +82,7 @@ class Batches(keras.utils.PyDataset):
             raise InputError(
                 f"batch_size is {batch_size!r}, but there are {len(split)} images; expected an integer from 1 to that"
             )
-        _expect_shared(len(split), batch_size, drop_last, part[1])
+        expect_shared(0 if drop_last else len(split), batch_size, part[1])
         transforms = tuple(transforms)
         mixing = [type(transform).__name__ for transform in transforms if getattr(transform, "mixes", False)]
         if len(mixing) > 1:
@@ -128,12 +128,6 @@ class Batches(keras.utils.PyDataset):
             self._ahead = (self.epoch, step + 1), self._thread.submit(self.at, self.epoch, step + 1)
         return batch
 
-    def images_at(self, step):
-        """How many images the batch of a step has, and which of them are this process's: a slice."""
-        images = min(self.batch_size, len(self.split) - step * self.batch_size)
-        place, count = self.part
-        return images, slice(images * place // count, images * (place + 1) // count)
-
     def at(self, epoch, step):
         """The batch (images, labels) of an epoch and a step, both counted from 0, whatever was served before.
 
@@ -145,8 +139,10 @@ class Batches(keras.utils.PyDataset):
         rng = chance.generator(self.seed, chance.TRANSFORMS, epoch, step)
         drawn = [transform.draw(rng, len(chosen), shape) for transform, shape in self._steps]
         images, labels = self._apply(images, labels, drawn)
-        own = self.images_at(step)[1]
-        return (images, labels) if self.part[1] == 1 else (images[own], labels[own])
+        place, count = self.part
+        size = len(chosen) // count
+        own = slice(place * size, (place + 1) * size)
+        return (images, labels) if count == 1 else (images[own], labels[own])
 
     def _apply_each(self, images, labels, drawn):
         for (transform, _), of_transform in zip(self._steps, drawn, strict=True):
@@ -191,19 +187,14 @@ class Batches(keras.utils.PyDataset):
         return order
 
 
-def _expect_shared(images, batch_size, drop_last, processes):
-    last = images % batch_size
-    if batch_size % processes:
-        nearest = max(round(batch_size / processes), 1) * processes
-        raise InputError(
-            f"batch_size is {batch_size}, which {processes} processes cannot share evenly; expected a multiple of "
-            f"{processes}, as {nearest}"
-        )
-    if last and last < processes and not drop_last:
-        raise InputError(
-            f"the last of the batches has {last} of {batch_size} images, fewer than the {processes} processes that "
-            "share it: leave it out (drop_last=True), or take another batch_size"
-        )
+def expect_shared(images, batch_size, sharers):
+    """Raises InputError where processes, or devices, cannot share each batch of so many images evenly."""
+    for what, size in (("batch_size", batch_size), ("the size of the last batch", images % batch_size)):
+        if size % sharers:
+            raise InputError(
+                f"{what} is {size}, which {sharers} processes or devices cannot share evenly; expected a multiple of "
+                f"{sharers}: change batch_size, or leave the last batch out (drop_last=True)"
+            )
 
 
 def _on_host(transform):

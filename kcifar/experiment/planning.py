@@ -9,6 +9,7 @@ from keras import ops
 from kcifar import backend, callbacks, data, models
 from kcifar.callbacks.tensorboard import expect_tensorboardx
 from kcifar.data import Batches
+from kcifar.data.batches import expect_shared
 from kcifar.data.fixed import Fixed
 from kcifar.errors import InputError
 from kcifar.evaluation.models import evaluation_batches, gives_probabilities, last_activation
@@ -185,6 +186,7 @@ def plan(recipe, start=None):
     if recipe.validation and not own_validation:
         dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
     _expect_validation(recipe, dataset)
+    expect_shared(0 if recipe.drop_last else len(dataset.train), recipe.batch_size, backend.device_count())
     train = Fixed(dataset.train, fixed, recipe.seed) if fixed else dataset.train
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
     batching["part"] = (processes.rank, processes.count) if processes else (0, 1)

@@ -41,7 +41,7 @@ def _expect_alike(planned):
 
 def common_callbacks(planned, evaluation):
     """The first callbacks of a training, which each of its processes has."""
-    together = Together(planned.processes, planned.batches) if planned.processes else None
+    together = Together(planned.processes) if planned.processes else None
     return [Interruptible(), together, planned.unfreeze, planned.weight_ema, evaluation, *planned.callbacks]
 
 

@@ -8,6 +8,7 @@ import torch
 from kcifar.backend import keras_internals
 from kcifar.backend.torch.device import (
     describe,
+    device_count,
     generator_states,
     is_out_of_memory,
     peak_device_bytes,
@@ -35,6 +36,7 @@ __all__ = [
     "clipped",
     "compiled",
     "describe",
+    "device_count",
     "generator_states",
     "gradients",
     "hessian_product",

@@ -37,6 +37,11 @@ def use_device(name):
         raise InputError(f"the device is '{name}', but Keras was imported before and computes on {in_use}: name that")
 
 
+def device_count():
+    """1: the devices among which this process shares each batch."""
+    return 1
+
+
 def describe():
     """What training runs on, as a dict for `environment.json`: the library, the device, threads, processes."""
     device, processes = _device(), join_processes()

@@ -26,19 +26,17 @@ class Processes:
     Attributes:
         rank: which this one is, from 0.
         count: how many there are.
-        share: what this one's mean over its part of a batch counts for in a sum over all: its images · count / images
-            of the batch.
     """
 
     def __init__(self, store, rank, count):
-        self.rank, self.count, self.share = rank, count, 1.0
+        self.rank, self.count = rank, count
         self._store, self._told = store, 0
         self._device = ops.zeros(()).device
         self._group = _group(store, rank, count, self._device)
 
     def mean(self, tensors):
-        """The mean of each tensor over all processes, weighted by their shares: one all-reduce of all of them."""
-        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]) * (self.share / self.count)
+        """The mean of each tensor over all processes: one all-reduce of all of them."""
+        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]) / self.count
         self._done(self._group.allreduce, [flat])
         parts = flat.split([tensor.numel() for tensor in tensors])
         return [

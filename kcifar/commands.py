@@ -1,9 +1,11 @@
 """What every command does around its work: arguments, errors in one line, exit codes."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from kcifar.errors import InputError, nearest
@@ -13,6 +15,9 @@ from kcifar.output import complain, drop_output, unbroken
 # Lets large tensors lie in pages of 2 MB. On a CPU, XLA takes its memory from the system anew in each step: by small
 # pages, a step of JAX takes 1.2 times as long or more (benchmarks/). glibc reads this only when a process starts.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+_FIRST_SAYS_IT = 5  # seconds
 
 
 def use_huge_pages():
@@ -101,19 +106,23 @@ def add_import_option(parser):
     )
 
 
-def run_command(parser, work, arguments=None):
+def run_command(parser, work, arguments=None, shared=False):
     """Parses the arguments and calls `work(options)`.
+
+    Args:
+        shared: whether several processes may do it together, as torchrun starts them: the first one prints.
 
     Returns:
         The exit code: 0; 2 for what the user can mend, with one line on stderr; 130 for Ctrl-C, SIGTERM and SIGHUP.
     """
     try:
-        with interrupts.heeded():
+        with interrupts.heeded(), _only_first_prints():
             end_with_stdin()
             options = parser.parse_intermixed_args(arguments)
             _expect_values(options)
             _check_backend()
-            _check_processes()
+            if not shared:
+                _expect_alone()
             if getattr(options, "device", None):
                 _use_device(options.device)
             _import(getattr(options, "modules", ()))
@@ -130,12 +139,10 @@ def run_command(parser, work, arguments=None):
         advice = "" if isinstance(error, FileNotFoundError) else interrupts.advice
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}", advice)
     except KeyboardInterrupt:
-        interrupts.say()
-        return EXIT_CODE
+        return _interrupted()
     except Exception as error:
         if interrupts.number is not None:
-            interrupts.say()  # that is what a library made of it
-            return EXIT_CODE
+            return _interrupted()  # that is what a library made of it
         if isinstance(error, MemoryError):
             return _complain(parser, "out of memory: the data or the model are too large for this machine")
         if isinstance(error, RecursionError):
@@ -149,16 +156,17 @@ def add_device_option(parser):
         "--device",
         metavar="NAME",
         default=os.environ.get("KCIFAR_DEVICE") or None,
-        help="compute on cpu, cuda:0, cuda:1, … (default: the variable KCIFAR_DEVICE, else a GPU where there is one)",
+        help="compute on cpu, cuda:0, cuda:1, …, or on JAX on all GPUs together (default: the variable "
+        "KCIFAR_DEVICE, else a GPU where there is one)",
     )
 
 
 def _use_device(name):
-    known = re.fullmatch(r"cpu|mps|(?:cuda|gpu|tpu|xpu)(?::\d+)?", name)
+    known = re.fullmatch(r"all|cpu|mps|(?:cuda|gpu|tpu|xpu)(?::\d+)?", name)
     if known and os.environ.get("KERAS_BACKEND") == "jax":
         if name == "cpu":
             os.environ["JAX_PLATFORMS"] = "cpu"  # else JAX takes memory of a GPU all the same
-    elif known:
+    elif known and name != "all":
         os.environ["KERAS_TORCH_DEVICE"] = name.replace("gpu", "cuda")  # read when Keras is imported
 
     from kcifar import backend
@@ -189,14 +197,36 @@ def _check_backend():
         )
 
 
-def _check_processes():
-    # torchrun and the like set it: each process would train a model of its own, in the same folder.
-    processes = os.environ.get("WORLD_SIZE", "")
-    if processes.strip() not in ("", "1"):
+def is_one_of_several():
+    """Whether torchrun, or another by its variables, started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
+
+
+def _rank():
+    rank = os.environ.get("RANK", "").strip()
+    return int(rank) if is_one_of_several() and rank.isdecimal() else 0
+
+
+def _expect_alone():
+    # Each process would do the whole work, and write into the same folder.
+    if is_one_of_several():
         raise InputError(
-            f"the variable WORLD_SIZE is '{processes}', as where torchrun starts several processes; expected 1, since "
-            "kcifar divides no work among processes yet: start the command once, or unset WORLD_SIZE"
+            f"the variable WORLD_SIZE is '{os.environ['WORLD_SIZE']}', as where torchrun starts several processes; "
+            "expected 1, since kcifar train alone is divided among them: start the command once, or unset WORLD_SIZE"
         )
+
+
+@contextlib.contextmanager
+def _only_first_prints():
+    if _rank() == 0:
+        yield
+        return
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def _import(modules):
@@ -210,5 +240,15 @@ def _import(modules):
 
 
 def _complain(parser, text, advice=""):
+    rank = _rank()
+    if rank:
+        time.sleep(_FIRST_SAYS_IT)  # most likely the same; then torchrun ends the others
+        text = f"process {rank}: {text}"
     complain(f"{parser.prog.removesuffix('.py').rpartition('.')[2]}: {text}", advice)
     return 2
+
+
+def _interrupted():
+    if _rank() == 0:
+        interrupts.say()
+    return EXIT_CODE

@@ -16,6 +16,10 @@ class InputError(ValueError):
         self.advice = advice
 
 
+class ProcessLost(InputError):
+    """Another of several processes that train together has ended, so this one cannot go on."""
+
+
 SYNONYMS = {"lr": "learning_rate", "weight_decay": "l2", "wd": "l2"}
 """What others call what kcifar, after Keras, calls otherwise."""
 

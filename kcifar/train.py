@@ -4,7 +4,7 @@ import functools
 import sys
 from pathlib import Path
 
-from kcifar.commands import Parser, add_device_option, number_of, one_of, run_command, start
+from kcifar.commands import Parser, add_device_option, is_one_of_several, number_of, one_of, run_command, start
 from kcifar.errors import InputError
 from kcifar.interrupts import interrupts
 from kcifar.output import printable, say
@@ -30,7 +30,7 @@ _LISTS = ("recipes", "models", "transforms", "losses", "optimizers", "schedules"
 
 def main(arguments=None):
     """The command; returns its exit code."""
-    return run_command(_parser(), _train, arguments)
+    return run_command(_parser(), _train, arguments, shared=True)
 
 
 def _parser():
@@ -92,6 +92,8 @@ def _train(options):
         options.overrides.insert(0, options.recipe)
         options.recipe = None
     seeds = None if options.resume else _take_seeds(options)
+    if seeds and is_one_of_several():
+        raise InputError("a range of seeds is trained by one process after another: start it without torchrun")
     if seeds and not options.dry_run:
         from kcifar.experiment.seeds import train_seeds
 
@@ -110,6 +112,8 @@ def _train(options):
     from kcifar.runs.lock import writing
 
     planned = experiment.plan(recipe)
+    if _follows(planned, options):
+        return
     seeds_row = [("seeds", f"{seeds[0]} to {seeds[-1]}, one after another")] if seeds else []
     _show([("recipe", str(path)), *planned.describe(), *seeds_row])
     if options.dry_run:
@@ -130,14 +134,23 @@ def _resume(options):
     wanted = _load(options)[0] if options.recipe else run.recipe.override(_overrides(options))
     run.expect_recipe(wanted, may_be_longer=True)
 
+    from kcifar import backend
     from kcifar.experiment import resuming
     from kcifar.runs.lock import writing
 
     if options.dry_run:
         _show(resuming.plan_again(run, wanted).describe())
         return
+    processes = backend.join_processes()
+    if processes and processes.rank:
+        processes.told_by_first(None)  # that the folder is ready
+        _follows(resuming.plan_again(run, wanted, resuming.start_of(run, wanted)), options)
+        return
     with writing(run.path) as writer:
         planned = resuming.go_on(run, wanted, tell=_show)
+        if processes:
+            processes.told_by_first(None)
+            _follows(planned, options)
         _fit(planned, run, options, writer)
 
 
@@ -152,6 +165,8 @@ def _branch(options):
     from kcifar.runs.lock import writing
 
     begun = branch(origin, wanted)
+    if _follows(begun.planned, options):
+        return
     _show(begun.describe())
     out = folder.make(options.out).path
     if options.dry_run:
@@ -167,6 +182,17 @@ def _branch(options):
     with writing(out) as writer:
         run = folder.create(out, wanted, source.read_bytes(), begun.planned.dataset, describe)
         _fit(begun.planned, run, options, writer)
+
+
+def _follows(planned, options):
+    """Whether another process leads this one: then it has trained with that one, where that is wanted."""
+    from kcifar.experiment.together import follow, leads
+
+    if leads(planned):
+        return False
+    if not options.dry_run:
+        follow(planned)
+    return True
 
 
 def _show(rows):

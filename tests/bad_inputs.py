@@ -193,7 +193,8 @@ TABLES = {
         Case("no such GPU", "kcifar train tiny.py --device cuda:9"),
         Case("no such device", "kcifar train tiny.py --device abc"),
         Case("another backend", "KERAS_BACKEND=tensorflow kcifar train tiny.py"),
-        Case("one of several processes", "WORLD_SIZE=2 kcifar train tiny.py"),
+        Case("one of several processes that nobody started", "WORLD_SIZE=2 kcifar train tiny.py"),
+        Case("all devices on torch", "kcifar train tiny.py --device all"),
         Case("the disk is full", "kcifar train tiny.py --out full/run", disk_full="full"),
     ],
     "kcifar train --resume": [
@@ -225,6 +226,7 @@ TABLES = {
         Case("a new run where there is one", "kcifar train --resume runs/a epochs=3 --out runs/b"),
     ],
     "kcifar evaluate": [
+        Case("one of several processes", "WORLD_SIZE=2 kcifar evaluate runs/a"),
         Case("no run", "kcifar evaluate"),
         Case("two runs", "kcifar evaluate runs/a runs/b"),
         Case("no such run", "kcifar evaluate runs/none"),

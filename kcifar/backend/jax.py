@@ -20,17 +20,36 @@ def use_device(name):
     """Has all that this process computes be computed on the device of this name. Called before anything is computed.
 
     Args:
-        name: "cpu", "cuda", "cuda:1", "tpu:0"; "gpu" for "cuda".
+        name: "cpu", "cuda", "cuda:1", "tpu:0"; "gpu" for "cuda"; "all" for all of one kind together, each of which
+            takes its part of every batch (`keras.distribution.DataParallel`).
 
     Raises:
         InputError: there is no such device here.
     """
+    if name == "all":
+        keras.distribution.set_distribution(_AllDevices())
+        return
     devices = {_name(device): device for device in [*_cpu(), *jax.devices()]}
     wanted = name.replace("gpu", "cuda")
     wanted = f"{wanted}:0" if wanted in ("cuda", "tpu") else wanted
     if wanted not in devices:
         raise InputError(f"the device is '{name}', which is not here; expected {' or '.join(devices)}")
     jax.config.update("jax_default_device", devices[wanted])
+
+
+class _AllDevices(keras.distribution.DataParallel):
+    """Shares batches among all devices; of data whose first batch they cannot share evenly, each computes the whole."""
+
+    def get_data_layout(self, data_shape):
+        if data_shape[0] % device_count():
+            return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+        return super().get_data_layout(data_shape)
+
+
+def device_count():
+    """Among how many devices of this process each batch is shared."""
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if isinstance(distribution, _AllDevices) else 1
 
 
 def _cpu():
@@ -80,6 +99,25 @@ def generator_states():
 
 def restore_generators(states):
     """Nothing: JAX has no global generator of random numbers."""
+
+
+def join_processes():
+    """None: this process is alone. Raises InputError where it was started as one of several."""
+    count = os.environ.get("WORLD_SIZE", "").strip()
+    if count not in ("", "1"):
+        raise InputError(
+            f"the variable WORLD_SIZE is '{count}', as where torchrun starts several processes, but Keras runs on JAX: "
+            "start the command once, with --device all for all devices of this machine, or unset KERAS_BACKEND"
+        )
+
+
+def average_gradients(model, processes):
+    """Nothing: on JAX one process computes on all devices."""
+
+
+def mean_of_processes(optimizer, gradients):
+    """The gradients as they are: those of all devices already."""
+    return gradients
 
 
 def prepares_ahead():

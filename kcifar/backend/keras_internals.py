@@ -93,6 +93,22 @@ def innermost(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def moving_statistics(model):
+    """The variables that a pass in training changes and no gradient does, as BatchNorm's means and variances."""
+    return [
+        variable
+        for layer in model._flatten_layers()
+        if layer.trainable
+        for variable in layer._non_trainable_variables
+        if keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+
+def seed_states(model):
+    """The variables that a model's layers draw from: a seed and a count each."""
+    return [generator.state for layer in model._flatten_layers() for generator in layer._seed_generators]
+
+
 def schedule_of(optimizer):
     """The schedule that an optimizer takes its rate from; None where that is a number."""
     rate = optimizer._learning_rate

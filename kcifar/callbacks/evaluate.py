@@ -2,6 +2,8 @@
 
 import keras
 
+from kcifar.callbacks.processes import mean_figures
+
 
 class Evaluate(keras.callbacks.Callback):
     """Evaluates the model on splits after each epoch and adds `<name>_loss` and `<name>_accuracy` to the log.
@@ -10,15 +12,20 @@ class Evaluate(keras.callbacks.Callback):
     as they are. Put it before the callbacks that read its figures.
 
     Args:
-        splits: `kcifar.data.Batches` by name: Evaluate(train=…, test=…).
+        splits: `kcifar.data.Batches` by name: Evaluate(train=…, test=…). Of several processes that train together, each
+            has those of a part of its own.
+        processes: what `kcifar.backend.join_processes` gave; None where this process is alone.
     """
 
-    def __init__(self, **splits):
+    def __init__(self, processes=None, **splits):
         super().__init__()
         self.splits = splits
+        self.processes = processes
 
     def on_epoch_end(self, epoch, logs=None):
         for name, batches in self.splits.items():
             figures = self.model.evaluate(batches, verbose=0, return_dict=True)
+            if self.processes:
+                figures = mean_figures(self.processes, len(batches.split), figures)
             logs[f"{name}_loss"] = figures["loss"]
             logs[f"{name}_accuracy"] = figures["accuracy"]

@@ -63,6 +63,7 @@ class Batches(keras.utils.PyDataset):
         seed: of the order and of the transforms.
         shuffle: a new order every epoch, or the split's own.
         drop_last: leave out the last batch where it is smaller than the others.
+        part: (place, count): of several processes that share each batch, the one that takes the part at that place.
 
     Attributes:
         epoch: the epoch that the next batch belongs to, counted from 0. Goes up by one when a training has read an
@@ -71,16 +72,17 @@ class Batches(keras.utils.PyDataset):
         image_shape: (height, width, channels) of an image behind the transforms.
 
     Raises:
-        InputError: a batch size below 1 or above the number of images, a transform that does not fit the images, or
-            two that mix them.
+        InputError: a batch size below 1 or above the number of images; a batch that cannot be shared evenly; a
+            transform that does not fit the images, or two that mix them.
     """
 
-    def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False):
+    def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False, part=(0, 1)):
         super().__init__()
         if not (isinstance(batch_size, int) and 1 <= batch_size <= len(split)):
             raise InputError(
                 f"batch_size is {batch_size!r}, but there are {len(split)} images; expected an integer from 1 to that"
             )
+        expect_shared(0 if drop_last else len(split), batch_size, part[1])
         transforms = tuple(transforms)
         mixing = [type(transform).__name__ for transform in transforms if getattr(transform, "mixes", False)]
         if len(mixing) > 1:
@@ -94,6 +96,7 @@ class Batches(keras.utils.PyDataset):
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.part = part
         self.epoch = 0
         self._one_hot = np.eye(split.classes, dtype="float32")
         self._steps, self.image_shape = self._steps_and_image_shape()
@@ -126,13 +129,20 @@ class Batches(keras.utils.PyDataset):
         return batch
 
     def at(self, epoch, step):
-        """The batch (images, labels) of an epoch and a step, both counted from 0, whatever was served before."""
+        """The batch (images, labels) of an epoch and a step, both counted from 0, whatever was served before.
+
+        Transforms are drawn and applied for the whole batch, of which a process then takes its part: it may be mixed.
+        """
         chosen = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         images = ops.convert_to_tensor(self.split.images[chosen])
         labels = ops.convert_to_tensor(self._one_hot[self.split.labels[chosen]])
         rng = chance.generator(self.seed, chance.TRANSFORMS, epoch, step)
         drawn = [transform.draw(rng, len(chosen), shape) for transform, shape in self._steps]
-        return self._apply(images, labels, drawn)
+        images, labels = self._apply(images, labels, drawn)
+        place, count = self.part
+        size = len(chosen) // count
+        own = slice(place * size, (place + 1) * size)
+        return (images, labels) if count == 1 else (images[own], labels[own])
 
     def _apply_each(self, images, labels, drawn):
         for (transform, _), of_transform in zip(self._steps, drawn, strict=True):
@@ -175,6 +185,16 @@ class Batches(keras.utils.PyDataset):
             order = chance.generator(self.seed, chance.ORDER, epoch).permutation(len(self.split))
             self._order = epoch, order
         return order
+
+
+def expect_shared(images, batch_size, sharers):
+    """Raises InputError where processes, or devices, cannot share each batch of so many images evenly."""
+    for what, size in (("batch_size", batch_size), ("the size of the last batch", images % batch_size)):
+        if size % sharers:
+            raise InputError(
+                f"{what} is {size}, which {sharers} processes or devices cannot share evenly; expected a multiple of "
+                f"{sharers}: change batch_size, or leave the last batch out (drop_last=True)"
+            )
 
 
 def _on_host(transform):

@@ -62,7 +62,16 @@ def evaluation_batches(model, split, transforms=()):
     tensors = [tensor for layer in layers for node in layer._inbound_nodes[:1] for tensor in node.output_tensors]
     images = [tensor.shape[1:3] for tensor in tensors if len(tensor.shape) == 4]
     large = any(None not in sides and math.prod(sides) > 96 * 96 for sides in images)
-    return Batches(split, min(_LARGE_AT_ONCE if large else _EVALUATED_AT_ONCE, len(split)), transforms, shuffle=False)
+    at_once = min(_LARGE_AT_ONCE if large else _EVALUATED_AT_ONCE, len(split))
+    return Batches(split, _shared(at_once, len(split)), transforms, shuffle=False)
+
+
+def _shared(batch_size, images):
+    """A batch size near this one by which all batches, or none, are shared evenly among devices."""
+    devices = backend.device_count()
+    if images % devices == 0:
+        return max(batch_size // devices, 1) * devices
+    return batch_size if batch_size % devices else batch_size - 1
 
 
 def _outputs(model, split, view):

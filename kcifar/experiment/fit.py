@@ -8,14 +8,14 @@ from kcifar import backend
 from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
 from kcifar.callbacks.checkpoint import Diverged
 from kcifar.callbacks.evaluate import Evaluate
-from kcifar.callbacks.interruptible import Interruptible
 from kcifar.callbacks.live_figures import LiveCurves
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
-from kcifar.errors import InputError, one_line
+from kcifar.errors import InputError, ProcessLost, one_line
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.reporting import write_report
 from kcifar.experiment.planning import has_state
+from kcifar.experiment.together import begin, common_callbacks
 from kcifar.output import say
 from kcifar.runs import figures
 from kcifar.runs.files import write_json
@@ -43,13 +43,9 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping, *own) if part]
     checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful, planned.whole)
     progress = ProgressBar(planned.learning_rate_at, images, recipe.batch_size, progress_every)
-    evaluation = Evaluate(**planned.evaluated_splits())
+    evaluation = Evaluate(planned.processes, **planned.evaluated_splits())
     callbacks = [
-        Interruptible(),
-        planned.unfreeze,
-        planned.weight_ema,
-        evaluation,
-        *planned.callbacks,
+        *common_callbacks(planned, evaluation),
         writer and keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: writer.expect_mine()),
         log,
         tensorboard,
@@ -61,6 +57,8 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     ]
 
     done = checkpoint.resume(model) if resume and run.last.exists else 0
+    if planned.processes:
+        begin(planned, done, checkpoint.stopped)
     schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
     figures.save(schedule, run.figure("learning_rate"))
     figures.save(figures.classes(planned.dataset.train, planned.dataset.class_names), run.figure("classes"))
@@ -96,6 +94,8 @@ def _advised(error, recipe, run):
             return error
         # From the last good epoch.
         return InputError(str(error), f"for example {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW")
+    if isinstance(error, ProcessLost):
+        return InputError(str(error), f"go on, with one process or several: {run.how_to_go_on}")
     if backend.is_out_of_memory(error):
         parts, half = 2 * recipe.accumulate, max(recipe.batch_size // 2, 1)
         less = f"accumulate={parts} (the same batch in parts)" if parts <= recipe.batch_size else f"batch_size={half}"

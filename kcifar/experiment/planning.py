@@ -9,6 +9,7 @@ from keras import ops
 from kcifar import backend, callbacks, data, models
 from kcifar.callbacks.tensorboard import expect_tensorboardx
 from kcifar.data import Batches
+from kcifar.data.batches import expect_shared
 from kcifar.data.fixed import Fixed
 from kcifar.errors import InputError
 from kcifar.evaluation.models import evaluation_batches, gives_probabilities, last_activation
@@ -31,6 +32,7 @@ class Plan:
         model: that, compiled, or SAM or `Accumulated` around it.
         trained_parameters: how many are trained, in the first epoch.
         constant_rate: the learning rate of the optimizer, where there is no schedule.
+        processes: those that train it together, see `kcifar.backend.join_processes`; None where one does.
     """
 
     recipe: Recipe
@@ -48,6 +50,7 @@ class Plan:
     weight_ema: keras.callbacks.Callback | None
     early_stopping: keras.callbacks.Callback | None
     callbacks: list[keras.callbacks.Callback]
+    processes: object | None = None
 
     @property
     def steps_per_epoch(self):
@@ -59,12 +62,22 @@ class Plan:
         return _monitor(self.recipe)
 
     def evaluated_splits(self):
-        """What is evaluated after each epoch, as batches by name. The test split is there only if it selects."""
+        """What is evaluated after each epoch, as batches by name. The test split is there only if it selects.
+
+        Each of several processes has a part of its own.
+        """
         return {
-            name: evaluation_batches(self.part.model, split, self.part.evaluation)
+            name: evaluation_batches(self.part.model, self._own_part(split), self.part.evaluation)
             for name, split in self.part.splits.items()
             if name != "test" or self.recipe.select_on == "test"
         }
+
+    def _own_part(self, split):
+        """Of a split that all processes evaluate together, this one's; all of what frozen layers made."""
+        if not self.processes or not hasattr(split, "take") or len(split) < self.processes.count:
+            return split
+        rank, count = self.processes.rank, self.processes.count
+        return split.take(slice(len(split) * rank // count, len(split) * (rank + 1) // count))
 
     def learning_rates(self, steps):
         """The learning rates of optimizer steps, counted from 0: float32, of the array's shape."""
@@ -102,8 +115,14 @@ class Plan:
             ("callbacks", self._callbacks()),
             ("best epoch", _selection(recipe)),
             ("seed", str(recipe.seed)),
-            ("backend", f"{backend.name}, {recipe.precision}"),
+            ("backend", f"{backend.name}, {recipe.precision}{self._together()}"),
         ]
+
+    def _together(self):
+        if not self.processes:
+            return ""
+        count = self.processes.count
+        return f"; {count} processes, each of which takes {self.recipe.batch_size // count} images of a batch"
 
     def _start(self):
         if not self.recipe.pretrained:
@@ -138,7 +157,7 @@ class Plan:
 
 
 def plan(recipe, start=None):
-    """Loads the data and builds batches and the compiled model of a recipe.
+    """Loads the data and builds batches and the compiled model of a recipe, for each of the processes that train it.
 
     Args:
         start: weights that it starts from, in the place of the recipe's pretrained ones: those of a run that goes on.
@@ -146,6 +165,7 @@ def plan(recipe, start=None):
     Raises:
         InputError: something that the recipe names does not exist or does not fit.
     """
+    processes = backend.join_processes()
     if recipe.deterministic:
         backend.use_deterministic_algorithms()
     if recipe.tensorboard:
@@ -168,8 +188,10 @@ def plan(recipe, start=None):
     if recipe.validation and not own_validation:
         dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
     _expect_validation(recipe, dataset)
+    expect_shared(0 if recipe.drop_last else len(dataset.train), recipe.batch_size, backend.device_count())
     train = Fixed(dataset.train, fixed, recipe.seed) if fixed else dataset.train
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
+    batching["part"] = (processes.rank, processes.count) if processes else (0, 1)
     batches = Batches(train, transforms=transforms, **batching)
 
     whole = _whole(recipe, dataset)
@@ -191,6 +213,8 @@ def plan(recipe, start=None):
     if schedule_of:
         schedule = optimizer.learning_rate = schedule_of(rate, recipe.epochs, len(batches))
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    if processes:
+        backend.average_gradients(model, processes)
     return Plan(
         recipe=recipe,
         dataset=dataset,
@@ -207,6 +231,7 @@ def plan(recipe, start=None):
         weight_ema=weight_ema,
         early_stopping=stopping,
         callbacks=further,
+        processes=processes,
     )
 
 

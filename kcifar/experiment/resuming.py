@@ -47,10 +47,7 @@ def go_on(run, wanted, tell):
     Raises:
         InputError: see `plan_again` and `kcifar.runs.folder.record_resume`.
     """
-    state = run.last.read()
-    has_best = state is not None and run.last.settle_best(state)
-    # The layers that a run never trains are in its best model; what it trains, in last/.
-    start = run.best if has_best and run.best.exists() and wanted.pretrained else None
+    state, start = run.last.read(), start_of(run, wanted)
     if state and state.record["stopped"] and wanted.epochs != run.recipe.epochs:
         raise InputError(
             f"'{run.path}' was ended by early stopping behind epoch {state.record['epochs']} of {run.recipe.epochs}: "
@@ -65,6 +62,14 @@ def go_on(run, wanted, tell):
     if wanted.epochs != run.recipe.epochs:
         _extend(run, planned)
     return planned
+
+
+def start_of(run, wanted):
+    """The file of the run's best model, where layers that it never trains are taken from there; else None."""
+    state = run.last.read()
+    has_best = state is not None and run.last.settle_best(state)
+    # What it trains is in last/.
+    return run.best if has_best and run.best.exists() and wanted.pretrained else None
 
 
 def _expect_same_rates(run, planned):

@@ -31,7 +31,19 @@ OWN_PARTS = "own_parts"
 """The folder in a run's where the modules are kept that it was made with."""
 
 _PREVIEWS = ("classes", "transforms")
-_CIRCUMSTANCES = ("backend", "device", "threads", "python", "keras", "numpy", "torch", "jax", "kcifar", "commit")
+_CIRCUMSTANCES = (
+    "backend",
+    "device",
+    "threads",
+    "processes",
+    "python",
+    "keras",
+    "numpy",
+    "torch",
+    "jax",
+    "kcifar",
+    "commit",
+)
 
 
 class RunFolder:

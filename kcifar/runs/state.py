@@ -50,7 +50,12 @@ def save_state(last, model, record):
         model: a compiled model with a built optimizer.
         record: what else is to be kept, as JSON can hold it, and NumPy arrays anywhere in it.
     """
-    last.save({key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}, record)
+    last.save(arrays_of(model), record)
+
+
+def arrays_of(model):
+    """The values, as NumPy arrays by name, of all that training changes."""
+    return {key: ops.convert_to_numpy(variable) for key, variable in _variables(model).items()}
 
 
 def assign(model, state):

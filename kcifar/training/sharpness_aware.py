@@ -22,9 +22,11 @@ class SharpnessAware(Accumulated):
 
     Both gradients are of the same batch in training mode with the same dropout masks; moving statistics, loss and
     metrics are those of the first; the optimizer's L2 or weight decay acts in the descent alone, as in the program
-    davda54/sam (in google-research/sam it is part of the loss, and so of ε; so is a layer's regularizer here). On
-    several devices each would have an ε of its own, as in the paper. Of a batch in parts, see `Accumulated`, both are
-    of all parts, with one ε; each part has in the second pass the masks and moving statistics of its first.
+    davda54/sam (in google-research/sam it is part of the loss, and so of ε; so is a layer's regularizer here). Of a
+    batch in parts, see `Accumulated`, both are of all parts, with one ε; each part has in the second pass the masks and
+    moving statistics of its first. Of several processes each has an ε of its own, by the gradient of its part of the
+    batch, as in the paper's experiments on several devices ("m-sharpness"); synchronized, they have the one of the
+    whole batch. On JAX that is so always.
 
     Use it in place of the model: `compile`, `fit`, `train_on_batch`, `evaluate` and `predict`, with any optimizer,
     policy and callbacks. What it saves is the model in it, without a trace of this class. A step costs two of plain
@@ -40,13 +42,14 @@ class SharpnessAware(Accumulated):
         adaptive: ASAM instead of SAM.
         eta: η ≥ 0 of ASAM.
         accumulate: k ≥ 1, in how many parts a batch passes through the model.
+        synchronized: whether processes that train together share ε, at the price of a second exchange of gradients.
 
     Raises:
         InputError: as `Accumulated`. With an optimizer that accumulates gradients the two passes of a step would fall
             apart.
     """
 
-    def __init__(self, model, rho=0.05, adaptive=False, eta=0.01, accumulate=1):
+    def __init__(self, model, rho=0.05, adaptive=False, eta=0.01, accumulate=1, synchronized=False):
         if not (isinstance(rho, numbers.Real) and 0 < rho < math.inf):
             raise InputError(
                 f"SharpnessAware(rho={rho!r}): expected a number above 0; for rho=0 train the model itself"
@@ -57,10 +60,13 @@ class SharpnessAware(Accumulated):
         self.rho = rho
         self.adaptive = adaptive
         self.eta = eta
+        self.synchronized = synchronized
 
     def _gradients(self, loss_of_part, parts):
         variables, others = self.trainable_variables, self._others()
         given, gradients, states = backend.gradients(loss_of_part, variables, others, parts, keeps_states=True)
+        if self.synchronized:
+            gradients = backend.mean_of_processes(self.optimizer, gradients)
         worst = self._worst_point(variables, gradients)
         _, gradients, _ = backend.gradients(loss_of_part, variables, others, parts, at=(worst, states))
         return given, gradients
@@ -87,4 +93,5 @@ class SharpnessAware(Accumulated):
         return (ops.norm(values / scale) + 1e-12) * scale
 
     def get_config(self):
-        return super().get_config() | {"rho": self.rho, "adaptive": self.adaptive, "eta": self.eta}
+        own = {name: getattr(self, name) for name in ("rho", "adaptive", "eta", "synchronized")}
+        return super().get_config() | own

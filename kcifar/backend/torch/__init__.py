@@ -8,6 +8,7 @@ import torch
 from kcifar.backend import keras_internals
 from kcifar.backend.torch.device import (
     describe,
+    device_count,
     generator_states,
     is_out_of_memory,
     peak_device_bytes,
@@ -22,6 +23,7 @@ from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory
 from kcifar.backend.torch.onlookers import absent_of_torch
 from kcifar.backend.torch.onnx import write_onnx
+from kcifar.backend.torch.processes import average_gradients, join_processes, mean_of_processes
 from kcifar.backend.torch.step import native_parts
 from kcifar.backend.torch.updates import update_adam, update_sgd
 from kcifar.backend.torch.values import blended, clipped, known_values, switch, values_between_steps
@@ -29,15 +31,19 @@ from kcifar.errors import InputError, one_line
 
 __all__ = [
     "accelerate",
+    "average_gradients",
     "blended",
     "clipped",
     "compiled",
     "describe",
+    "device_count",
     "generator_states",
     "gradients",
     "hessian_product",
     "is_out_of_memory",
+    "join_processes",
     "known_values",
+    "mean_of_processes",
     "pass_state",
     "peak_device_bytes",
     "prepares_ahead",

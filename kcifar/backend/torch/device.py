@@ -5,6 +5,7 @@ import os
 import torch
 from keras import ops
 
+from kcifar.backend.torch.processes import join_processes
 from kcifar.errors import InputError
 
 
@@ -18,6 +19,11 @@ def use_device(name):
     Raises:
         InputError: there is no such device here, or Keras was imported before and computes on another.
     """
+    if name == "all":
+        raise InputError(
+            "the device is 'all', but Keras runs on torch, where each process has one: start one for each by "
+            "torchrun --nproc-per-node=N -m kcifar.train …"
+        )
     wanted = name.replace("gpu", "cuda")
     wanted = f"{wanted}:0" if wanted in ("cuda", "xpu") else wanted
     there = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
@@ -31,13 +37,19 @@ def use_device(name):
         raise InputError(f"the device is '{name}', but Keras was imported before and computes on {in_use}: name that")
 
 
+def device_count():
+    """1: the devices among which this process shares each batch."""
+    return 1
+
+
 def describe():
-    """The device that training runs on, and the library's version and threads, as a dict for `environment.json`."""
-    device = _device()
+    """What training runs on, as a dict for `environment.json`: the library, the device, threads, processes."""
+    device, processes = _device(), join_processes()
     return {
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "processes": processes.count if processes else 1,
     }
 
 

@@ -4,6 +4,8 @@ import contextlib
 
 import torch
 
+from kcifar.backend.torch.processes import for_the_optimizer
+
 
 def gradients(function, variables, others, parts, at=None, keeps_states=False):
     """What a function gives of each part of a batch, and the sums of the gradients of its first result.
@@ -111,7 +113,7 @@ def train_step(model, gradients_and_figures, data):
         data: what Keras gives to `train_step`.
     """
     found, figures = gradients_and_figures(data)
-    variables = model.trainable_variables
+    found, variables = for_the_optimizer(model.optimizer, found), model.trainable_variables
     for variable, gradient in zip(variables, found, strict=True):
         variable.value.grad = gradient  # where those look who log gradients
     with torch.no_grad():

@@ -1,8 +1,9 @@
-"""Write the report of a run, or of several compared, as one HTML file that opens without a network."""
+"""Write the report of a run, of several compared, or of a sweep, as one HTML file that opens without a network."""
 
 import sys
 
 from kcifar.commands import Parser, add_device_option, add_import_option, know_ensembles, run_command, start
+from kcifar.errors import InputError
 from kcifar.output import printable, say
 
 _EXAMPLES = """\
@@ -10,6 +11,7 @@ examples:
   python -m kcifar.report runs/mixup-seed42                        # writes runs/mixup-seed42/report.html
   python -m kcifar.report runs/elu_cnn-seed0 runs/mixup-seed0      # compares them in ./report.html
   python -m kcifar.report runs/study --out study.html              # all runs in a folder
+  python -m kcifar.report runs/tutorial_net-sweep-learning_rate    # a sweep, also while it runs
   python -m kcifar.report runs/mixup-seed42 --data cifar-10-python.tar.gz
 """
 
@@ -25,8 +27,8 @@ def _parser():
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a folder that kcifar.train wrote, or a folder of such; with --data also one that "
-        "kcifar.callbacks.Checkpoint wrote, or a .keras file",
+        help="a folder that kcifar.train wrote, or a folder of such, or one that kcifar.sweep wrote; with --data also "
+        "one that kcifar.callbacks.Checkpoint wrote, or a .keras file",
     )
     parser.add_argument(
         "--out", metavar="FILE.html", help="the file (default: report.html, of one run in its folder, else here)"
@@ -38,6 +40,16 @@ def _parser():
 
 
 def _report(options):
+    from kcifar.experiment.sweeping import folder
+
+    sweep = folder.find(options.runs[0]) if len(options.runs) == 1 else None
+    if sweep:
+        from kcifar.experiment.sweeping.results import write_report as write_sweep
+
+        if options.data:
+            raise InputError("--data is for reports of runs; that of a sweep is of what its runs wrote: leave it out")
+        say(printable(write_sweep(sweep, options.out)))
+        return
     from kcifar.runs import saved
 
     runs = saved.find_all(options.runs)

@@ -81,7 +81,11 @@ def _sweep(options):
     say()
     with interrupts.advising("the same command again goes on with this sweep"):
         folder = begin.run(begun, options.study, options.workers, options.random)
-    say(f"\n{folder.path}")
+
+    from kcifar.experiment.sweeping.results import results_of, write_report
+
+    say(f"\n{begin.summary(results_of(folder))}")
+    say(printable(write_report(folder)))
 
 
 def _range_test(options, overrides):

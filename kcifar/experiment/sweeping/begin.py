@@ -12,6 +12,8 @@ from kcifar.experiment.sweeping.selection import Selection, has_validation
 from kcifar.experiment.sweeping.shown import shown
 from kcifar.experiment.sweeping.space import Choices, expect_size, overrides_of, space_of
 
+_SHOWN = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Begun:
@@ -104,6 +106,22 @@ def run(begun, storage=None, workers=1, at_random=False):
     progress = shown(folder, begun.selection, workers)
     Runner(folder, study, begun.path, begun.sweep.overrides, progress, workers).run()
     return folder
+
+
+def summary(results):
+    """The best configurations in lines, and how many did not complete."""
+    ranked = results.ranked()
+    written = (lambda mean: f"{mean:.2%}") if results.is_accuracy else (lambda mean: f"{mean:.4f}")
+    best = [each for each in ranked if each.figures][:_SHOWN]
+    lines = [f"{written(each.mean)}  {results.name_of(each)}" for each in best]
+    title = f"mean {results.title.lower()}, the best {len(lines)} of {len(ranked)} configurations"
+    rest = [each for each in ranked if len(each.figures) < each.wanted]
+    note = (
+        [f"{len(rest)} did not complete: {rest[0].note or 'no run has ended'} ({results.name_of(rest[0])})"]
+        if rest
+        else []
+    )
+    return "\n".join([title, *lines, *note])
 
 
 def _corners(space):

@@ -45,6 +45,11 @@ class Sweep:
         """Of each configuration: of one alone None, as its runs are not told apart by them."""
         return self.space.seeds or (None,)
 
+    @property
+    def runs(self):
+        """How many there are to be."""
+        return self.trials * len(self.seeds) if self.space.sampled else self.space.runs
+
     def recipe_of(self, configuration, seed=None):
         """The resolved recipe of a run."""
         return self.recipe.override(overrides_of(configuration, seed))

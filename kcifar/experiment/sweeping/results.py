@@ -43,9 +43,10 @@ def results_of(folder):
         name=sweep.name,
         path=str(folder.path),
         names=sweep.space.names,
-        log={dimension.key for dimension in sweep.space.dimensions if isinstance(dimension, Range) and dimension.log},
+        log={dimension.key for dimension in sweep.space.dimensions if _spans_decades(dimension)},
         column=selection.column,
         sampled=sweep.space.sampled,
+        runs=sweep.runs,
         configurations=configurations,
         importances=importances,
         no_importances=_why_none(sweep, configurations),
@@ -90,6 +91,13 @@ def _importances(sweep, configurations, selection):
     for each in ended:
         study.add_trial(optuna.create_trial(params=each.values, distributions=of, value=each.mean))
     return optuna.importance.get_param_importances(study)
+
+
+def _spans_decades(dimension):
+    if isinstance(dimension, Range):
+        return dimension.log
+    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in dimension.values)
+    return numeric and min(dimension.values) > 0 and max(dimension.values) >= 10 * min(dimension.values)
 
 
 def _why_none(sweep, configurations):

@@ -86,7 +86,7 @@ class Table(Lines):
     def _drawn(self, trainings):
         from rich.table import Table as RichTable
 
-        total = _total(self._folder)
+        total = self._folder.sweep.runs
         table = RichTable(
             title=f"{_done(self._folder)} of {total} runs done", title_justify="left", box=None, padding=(0, 2, 0, 0)
         )
@@ -109,14 +109,9 @@ def _place(folder, configuration, seed, run):
     """Which of how many runs it is: of a grid in its order, of drawn ones in that in which they were begun."""
     space = folder.sweep.space
     if space.sampled:
-        return sum(1 for _ in folder.path.glob("*/environment.json")) + (not run.begun), _total(folder)
+        return sum(1 for _ in folder.path.glob("*/environment.json")) + (not run.begun), folder.sweep.runs
     seeds = folder.sweep.seeds
-    return space.configurations().index(configuration) * len(seeds) + seeds.index(seed) + 1, _total(folder)
-
-
-def _total(folder):
-    sweep = folder.sweep
-    return sweep.trials * len(sweep.seeds) if sweep.space.sampled else sweep.space.runs
+    return space.configurations().index(configuration) * len(seeds) + seeds.index(seed) + 1, folder.sweep.runs
 
 
 def _done(folder):

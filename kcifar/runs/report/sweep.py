@@ -44,10 +44,11 @@ class Results:
         name: of the recipe.
         path: of the folder.
         names: a short name for each key.
-        log: the keys whose values were drawn by their logarithms.
+        log: the keys whose values are drawn on an axis of logarithms.
         column: the figure by which configurations are compared, as log.csv has it.
         sampled: whether they were drawn.
-        configurations: `Configuration`s.
+        runs: how many there are to be.
+        configurations: `Configuration`s, those that were begun.
         importances: of the keys, which sum to 1; {} where they cannot be told.
         no_importances: why there are none.
     """
@@ -58,6 +59,7 @@ class Results:
     log: set
     column: str
     sampled: bool
+    runs: int
     configurations: list
     importances: dict
     no_importances: str = ""
@@ -95,15 +97,14 @@ def render_sweep(results):
     """The report of a sweep as HTML that needs nothing else: equal bytes for equal runs."""
     ranked = results.ranked()
     ended = sum(len(each.figures) for each in ranked)
-    wanted = sum(each.wanted for each in ranked)
     seeds = max((each.wanted for each in ranked), default=1)
     how = "drawn" if results.sampled else "of a grid"
     of_seeds = f" with {seeds} seeds each" if seeds > 1 else ""
     on_test = results.column.startswith("test")
     return template("sweep.html.j2").render(
         title=f"Sweep of {results.name}",
-        summary=f"{len(ranked)} configurations {how}{of_seeds}; {ended} of {wanted} runs that were begun or wait have "
-        f"ended. The best first, by the mean {results.title.lower()}.",
+        summary=f"{len(ranked)} configurations {how}{of_seeds}; {ended} of {results.runs} runs have ended. The best "
+        f"first, by the mean {results.title.lower()}.",
         path=results.path,
         caption="Mean ± standard deviation over the seeds, and Student's 95 % interval of the mean. A title sorts by "
         "its column.",
@@ -122,7 +123,7 @@ def render_sweep(results):
 def _columns(results, on_test):
     keys = [(name, "number" if _is_numeric(results, key) else "text") for key, name in results.names.items()]
     figures = [(results.title, "number"), ("95 % interval", "number"), ("Test accuracy", "number")]
-    return [*keys, ("Runs", "number"), *(figures[:2] if on_test and results.is_accuracy else figures), ("", "text")]
+    return [*keys, ("Runs", "number"), *(figures[:2] if on_test and results.is_accuracy else figures), ("Note", "text")]
 
 
 def _row(results, each, on_test):
@@ -180,15 +181,15 @@ def _by_key(results):
     ended = [each for each in results.configurations if each.figures]
     found = []
     for key, name in results.names.items() if ended else ():
-        points = [(each.values[key], each.figures, _others(each, key)) for each in ended]
+        points = [(each.values[key], each.figures, _others(results, each, key)) for each in ended]
         alt = f"{results.title} by {name}; best {results.name_of(results.ranked()[0])}"
         arguments = points, name, results.title, key in results.log, results.is_accuracy, not results.sampled
         found.append((name, alt, pictures.drawn(sweep_pictures.by_key, *arguments)))
     return found
 
 
-def _others(each, key):
-    return tuple(str(value) for other, value in each.values.items() if other != key)
+def _others(results, each, key):
+    return ", ".join(f"{results.names[other]} {_value(value)}" for other, value in each.values.items() if other != key)
 
 
 def _losses(results, ranked):

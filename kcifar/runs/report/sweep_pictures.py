@@ -11,15 +11,15 @@ from kcifar.runs import figures
 from kcifar.runs.report.pictures import COLOURS
 
 _DASHES = ("-", "--")
-_MOST_LINES = 12  # of means, above which they only cross
-_DECADES = 20  # so many times the smallest value, numbers above 0 are drawn by their logarithms
+_MOST_LINES = 6  # of means, above which they only cross
+_MOST_TICKS = 6  # one for each value that was listed
 
 
 def by_key(points, name, title, log, is_accuracy, lines):
     """The figure of each run against a value that was varied.
 
     Args:
-        points: (value, figures of its runs, values of the other keys) of each configuration.
+        points: (value, figures of its runs, the other keys' values in words) of each configuration.
         name: of the key.
         title: of the figure.
         log: whether values were drawn by their logarithms.
@@ -37,19 +37,24 @@ def by_key(points, name, title, log, is_accuracy, lines):
         style = {"color": COLOURS[0], "markersize": 4, "alpha": 0.45 if lines and several else 0.8}
         axes.plot([at[value]] * len(of), [scale * each for each in of], "o", markeredgewidth=0, **style)
     groups = itertools.groupby(sorted(points, key=lambda point: point[2]), key=lambda point: point[2])
-    joined = [sorted(((at[value], statistics.fmean(of)) for value, of, _ in group)) for _, group in groups]
+    joined = {others: sorted((at[value], statistics.fmean(of)) for value, of, _ in group) for others, group in groups}
     if lines and len(values) > 1 and len(joined) <= _MOST_LINES:
-        for place, means in enumerate(joined):
-            style = {"color": COLOURS[(place + 1) % len(COLOURS)], "linewidth": 1.2}
+        for place, (others, means) in enumerate(joined.items()):
+            style = {"color": COLOURS[(place + 1) % len(COLOURS)], "linewidth": 1.2, "label": figures.plain(others, 60)}
             axes.plot([x for x, _ in means], [scale * y for _, y in means], marker="_", markersize=9, **style)
+        if len(joined) > 1:
+            figure.legend(loc="outside lower center", ncols=1 if max(map(cells, joined)) > 24 else 2)
+    if log:
+        axes.set_xscale("log")
     if not numeric:
         axes.set_xticks(range(len(values)), [figures.plain(value, 18) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
         if max(len(str(value)) for value in values) * len(values) > 40:
             axes.tick_params(axis="x", labelrotation=25)
-    elif log or (values[0] > 0 and values[-1] >= _DECADES * values[0]):
-        axes.set_xscale("log")
-    elif all(isinstance(value, int) for value in values):
+    elif lines and len(values) <= _MOST_TICKS:
+        axes.set_xticks(values, [f"{value:.4g}" for value in values])
+        axes.minorticks_off()
+    elif all(isinstance(value, int) for value in values) and not log:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel=figures.plain(name), ylabel=f"{title.lower()}{' in %' if is_accuracy else ''}")
     axes.ticklabel_format(axis="y", useOffset=False)
@@ -72,11 +77,10 @@ def losses(named, others):
     for place, (name, (_, curve)) in enumerate(zip(names, named, strict=True)):
         style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % 2], "label": name, "marker": marker}
         axes.plot(range(1, len(curve) + 1), curve, **style)
-    highest = sorted(max(curve[1:] or curve) for _, curve in named)
-    lowest = min(min(curve) for _, curve in named)
+    highest, lowest = sorted(max(curve) for _, curve in named), min(min(curve) for _, curve in named)
     top = 2 * highest[len(highest) // 2] - lowest
-    if max(max(curve) for _, curve in named) > 4 * max(top, 1e-9):
-        axes.set_ylim(0.95 * lowest, top)  # one that explodes leaves no room for the others
+    if max(max(curve) for curve in [*others, *(curve for _, curve in named)]) > top > lowest:
+        axes.set_ylim(lowest - 0.05 * (top - lowest), top)  # one that explodes leaves no room for the others
     axes.set(xlabel="epoch", ylabel="training loss", xlim=(0.5, longest + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(visible=True, alpha=0.3)

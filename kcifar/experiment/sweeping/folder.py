@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from kcifar import reading
-from kcifar.errors import InputError, one_line
+from kcifar.errors import InputError, one_line, some
 from kcifar.experiment.sweeping.space import Choices, Range, Space, overrides_of, plain
 from kcifar.recipe import Recipe
 from kcifar.runs.files import write_json
@@ -202,8 +202,12 @@ def _expect_same(found, sweep):
     own = found.sweep
     if own.space != sweep.space:
         raise InputError(f"'{found.path}' is a sweep of {own.space}, not of {sweep.space}; choose another --out")
-    if dataclasses.replace(own.recipe, data=sweep.recipe.data) != sweep.recipe:  # where data lie does not count
-        what = f"{own.name} {' '.join(own.overrides)}".strip()
-        raise InputError(f"'{found.path}' is a sweep of another recipe, {what}; choose another --out")
+    names = [
+        field.name for field in dataclasses.fields(Recipe) if field.name != "data"
+    ]  # where they lie does not count
+    different = [name for name in names if getattr(own.recipe, name) != getattr(sweep.recipe, name)]
+    if different:
+        what = some([f"{name} is {getattr(own.recipe, name)!r} there" for name in different], 3)
+        raise InputError(f"'{found.path}' is a sweep of another recipe ({what}); choose another --out")
     if own.prune != sweep.prune:
         raise InputError(f"'{found.path}' was begun {'with' if own.prune else 'without'} --prune; choose another --out")

@@ -58,6 +58,7 @@ class Runner:
                 training.close()
                 self._claims.give_back(name)
             self._claims.close()
+            self._study.close()
             self._shown.close()
 
     def _turn(self):
@@ -124,8 +125,10 @@ class Runner:
     def _begin(self, worker, number, configuration, seed, name):
         run = self._folder.run(configuration, seed)
         if run.begun:
-            run.expect_recipe(self._folder.sweep.recipe_of(configuration, seed))
-            arguments = ["--resume", str(run.path)]
+            recipe = self._folder.sweep.recipe_of(configuration, seed)
+            run.expect_recipe(recipe)
+            moved = [] if run.recipe.data == recipe.data else [f"data={recipe.data}"]  # as they lie on this machine
+            arguments = ["--resume", str(run.path), *moved]
         else:
             changed = overrides_of(configuration, seed)
             arguments = [self._recipe, *self._overrides, *changed, "--out", str(run.path)]
@@ -187,6 +190,9 @@ class Listed:
         self._active = {0: configuration}
 
     def begin(self):
+        pass
+
+    def close(self):
         pass
 
     def active(self):

@@ -262,4 +262,4 @@ def expect_size(space, trials, sure):
         )
     runs = trials * len(space.seeds or (None,)) if space.sampled else space.runs
     if runs > MOST and not sure:
-        raise InputError(f"this sweep has {runs:,} runs: add --yes if that is what you want, or fewer values")
+        raise InputError(f"this sweep has {runs:,} runs: add --yes if that is what you want, or fewer values or trials")

@@ -82,10 +82,11 @@ class Study:
     def __init__(self, folder, selection, storage=None, at_random=False):
         self._folder, self._sweep, self._selection = folder, folder.sweep, selection
         self._distributions = distributions(self._sweep.space)
-        self._storage = storage or str(folder.path / JOURNAL)
+        self._storage, self._database = storage or str(folder.path / JOURNAL), None
         with self._errors():
+            self._database = storage and _database(storage)
             self._study = _opened(
-                storage=storage or _journal(folder.path / JOURNAL),
+                storage=self._database or _journal(folder.path / JOURNAL),
                 study_name=folder.path.resolve().name,
                 direction=selection.direction,
                 sampler=Sampler(at_random),
@@ -95,10 +96,17 @@ class Study:
             if owner is None:
                 self._study.set_user_attr(_ID, self._sweep.id)
         if storage and owner not in (None, self._sweep.id):
+            self.close()
             raise InputError(
                 f"the study '{self._study.study_name}' at {without_password(storage)} is of a sweep in another folder: "
                 "choose another name for the folder by --out, or work in the same folder over a shared disk"
             )
+
+    def close(self):
+        """Ends the connections to a database."""
+        if self._database:
+            self._database.remove_session()
+            self._database.engine.dispose()
 
     def begin(self):
         """Has the study know all configurations of a grid, and those whose runs are in the folder already.
@@ -204,7 +212,7 @@ class Study:
             raise self._told(error) from None
 
     def _told(self, error):
-        text = without_password(one_line(error))
+        text = without_password(one_line(error)).partition(" (Background on this error")[0]
         if self._storage.endswith(JOURNAL):
             return InputError(
                 f"'{self._storage}' cannot be read or written ({text}): if it is damaged, remove it: it is made again "
@@ -241,6 +249,12 @@ def _opened(direction, **options):
 def without_password(address):
     """An address, or a text with one, whose password is not shown."""
     return re.sub(r"(://[^/@\s]*?):[^@\s]+@", r"\1:***@", address)
+
+
+def _database(address):
+    if address.startswith("redis"):
+        raise InputError(f"the study is at {without_password(address)}; expected a database, as postgresql+psycopg://…")
+    return optuna.storages.RDBStorage(address)
 
 
 def _journal(path):

@@ -270,7 +270,7 @@ def test_another_sweep_in_the_same_folder(out):
             {},
             "is a sweep of optimizer.learning_rate=0.1,0.01",
         ),
-        (["epochs=3", *GRID[1:]], {}, "is a sweep of another recipe, demo epochs=2"),
+        (["epochs=3", *GRID[1:]], {}, r"is a sweep of another recipe \(epochs is 2 there\)"),
         (GRID, {"prune": True}, "was begun without --prune"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -339,9 +339,7 @@ def test_a_database(out, tmp_path):
         sweep(tmp_path / "b" / "sweep", storage=address)
 
 
-@pytest.mark.parametrize(
-    "address", ["sqlite:////nowhere/study.db", "nonsense", "mysql+nothing://me:secret@h/d", "redis://x"]
-)
+@pytest.mark.parametrize("address", ["sqlite:////nowhere/study.db", "nonsense", "mysql+nothing://me:secret@h/d"])
 def test_a_storage_that_cannot_be_reached(address, out):
     with pytest.raises(
         InputError, match=r"the study at .* cannot be used .*; expected an address that Optuna"
@@ -349,3 +347,5 @@ def test_a_storage_that_cannot_be_reached(address, out):
         sweep(out, storage=address)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="the study is at redis://x; expected a database"):
+        sweep(out, storage="redis://x")

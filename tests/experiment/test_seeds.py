@@ -208,6 +208,18 @@ def test_a_training_that_fails_ends_all(images, tmp_path, capsys):
     assert f"the training of '{tmp_path / 'runs' / 'seed0'}' ended with exit code 3" in line
 
 
+def test_one_that_diverges_ends_all(images, tmp_path, capsys):
+    class Diverging(Faked):
+        code = 2
+
+        def end(self):
+            self.run.divergence.write_text("the loss is nan\n")
+
+    with trainings(Diverging):
+        line = complaint(capsys, *arguments(images, "seed=0..1", "--out", tmp_path / "runs"))
+    assert "seed0' ended with exit code 2; the seeds behind it were not begun" in line
+
+
 def test_damaged_metrics(runs, images, no_training, capsys):
     (runs / "seed1" / "metrics.json").write_text("{")
     assert "metrics.json' is damaged" in complaint(capsys, *arguments(images, "seed=0..1", "--out", runs))

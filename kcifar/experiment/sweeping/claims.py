@@ -44,15 +44,18 @@ class Claims:
 
     def take(self, name, run):
         """Whether the run is this process's from now on: nobody else claims it, and nobody writes it."""
-        if name in self._own or not self._acquire(self._path(name)):
+        if name in self._own:
             return False
-        if run.path.exists():
-            if not self._acquire(run.path / LOCK):
-                self._lease(self._path(name)).release()
-                return False
+        claimed = self._acquire(self._path(name))
+        # Asked for in any case: of both it is watched from now on whether they are renewed.
+        written = run.path.exists() and not self._acquire(run.path / LOCK)
+        if run.path.exists() and not written:
             self._lease(run.path / LOCK).release()  # for the training that will be started
-        self._own.add(name)
-        return True
+        if claimed and written:
+            self._lease(self._path(name)).release()
+        if claimed and not written:
+            self._own.add(name)
+        return name in self._own
 
     def holds(self, name):
         """Whether a run that was claimed still is this process's: one that was halted for long may have lost it."""

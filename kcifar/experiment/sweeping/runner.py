@@ -150,7 +150,7 @@ class Runner:
         self._claims.give_back(name)
         if training.run.complete:
             self._failures, self._succeeded = 0, True
-        elif not (training.asked or training.run.diverged or not mine):
+        elif mine and not training.asked and not (training.run.diverged and self._study.goes_on):
             self._failed(training.run, number, name, code)
         self._shown.ended(training.run)
 

@@ -87,7 +87,7 @@ def circumstances_of(workers):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = str(max(cores // workers, 1))
     # Of torch and of XLA; those that are set already stay.
-    threads = {name: share for name in ("OMP_NUM_THREADS", "NPROC") if name not in os.environ}
+    threads = {name: share for name in ("OMP_NUM_THREADS", "PJRT_NPROC") if name not in os.environ}
     gpus = [] if os.environ.get("KCIFAR_DEVICE") else _gpus()
     return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(workers)]
 

@@ -13,7 +13,7 @@ examples:
   python -m kcifar.sweep recipes/tutorial_net.py optimizer.learning_rate=0.01,0.001 epochs=2 --workers 2
   python -m kcifar.sweep recipes/mixup.py validation=0.1 select_on=validation epochs=10 \\
       optimizer.learning_rate=log:1e-4..1e-1 transforms.MixUp.alpha=0.1..1 model.dropout=0.0..0.6 --trials 20
-  python -m kcifar.sweep recipes/vgg16_bn.py freeze=[],[block1] --data cifar-10-batches-py
+  python -m kcifar.sweep recipes/transfer_resnet18.py 'freeze=[],[stem],[stem,layer1]' --workers 2
   python -m kcifar.sweep recipes/mixup.py --range-test
   python -m kcifar.report runs/tutorial_net-sweep-learning_rate     # any time
 """

@@ -145,6 +145,7 @@ def test_the_interval_of_a_mean():
 
 def test_the_table_on_a_terminal(tmp_path):
     begun = prepare(RECIPE, GRID, tmp_path / "sweep")
+    folder.make(begun.out, begun.sweep)
     found = folder.take(begun.out, begun.sweep)
     console = Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False)
     table = Table(found, begun.selection, console)

@@ -6,6 +6,7 @@ from pathlib import Path
 from kcifar import recipe as recipes
 from kcifar.errors import InputError
 from kcifar.experiment.sweeping import folder as folders
+from kcifar.experiment.sweeping.claims import Claims
 from kcifar.experiment.sweeping.folder import Sweep
 from kcifar.experiment.sweeping.runner import Runner
 from kcifar.experiment.sweeping.selection import Selection, has_validation
@@ -100,9 +101,15 @@ def run(begun, storage=None, workers=1, at_random=False):
     """
     from kcifar.experiment.sweeping.study import Study
 
-    folder = folders.take(begun.out, begun.sweep)
-    folder.expect_runs_of_it(folder.found())
-    study = Study(folder, begun.selection, storage, at_random)
+    folders.make(begun.out, begun.sweep)
+    claims = Claims(begun.out)
+    try:
+        with claims.turn():  # others may begin the same
+            folder = folders.take(begun.out, begun.sweep)
+            folder.expect_runs_of_it(folder.found())
+            study = Study(folder, begun.selection, storage, at_random)
+    finally:
+        claims.close()
     progress = shown(folder, begun.selection, workers)
     Runner(folder, study, begun.path, begun.sweep.overrides, progress, workers).run()
     return folder

@@ -154,39 +154,47 @@ def find(path):
         ) from None
 
 
-def take(path, sweep):
-    """The folder of a sweep that begins or goes on; makes it, with its `sweep.json`.
+def make(path, sweep):
+    """Makes the folder of a sweep, where there is none.
 
     Args:
         path: of a folder that there is not yet, or is empty, or of the same sweep, perhaps of fewer trials.
         sweep: a `Sweep`.
 
     Raises:
-        InputError: there is something else.
+        InputError: there is something else, or no folder can be made there.
     """
-    path = Path(path)
     found = find(path)
     if found is None:
-        _expect_free(path)
-        found = SweepFolder(path, sweep)
+        _expect_free(Path(path))
     else:
         _expect_same(found, sweep)
-        sweep = dataclasses.replace(sweep, id=found.sweep.id)
-        if found.sweep.trials and found.sweep.trials > sweep.trials:
-            raise InputError(
-                f"'{path}' is a sweep of {found.sweep.trials} trials; expected --trials of as many, or more"
-            )
-        if sweep == found.sweep:
-            return found
-        found = SweepFolder(path, sweep)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / DESCRIPTION, sweep.to_json())
+        Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"cannot write the sweep to '{path}': {error.strerror or error}; choose another --out"
-        ) from None
-    return found
+        raise _not_written(path, error) from None
+
+
+def take(path, sweep):
+    """The folder of a sweep that begins or goes on, which `make` made, with its `sweep.json`.
+
+    Raises:
+        InputError: it is of another sweep meanwhile, or cannot be written.
+    """
+    found = find(path)
+    if found:
+        _expect_same(found, sweep)
+        sweep = dataclasses.replace(sweep, id=found.sweep.id)
+    if found is None or sweep != found.sweep:
+        try:
+            write_json(Path(path) / DESCRIPTION, sweep.to_json())
+        except OSError as error:
+            raise _not_written(path, error) from None
+    return SweepFolder(path, sweep)
+
+
+def _not_written(path, error):
+    return InputError(f"cannot write the sweep to '{path}': {error.strerror or error}; choose another --out")
 
 
 def _expect_free(path):
@@ -211,3 +219,5 @@ def _expect_same(found, sweep):
         raise InputError(f"'{found.path}' is a sweep of another recipe ({what}); choose another --out")
     if own.prune != sweep.prune:
         raise InputError(f"'{found.path}' was begun {'with' if own.prune else 'without'} --prune; choose another --out")
+    if own.trials and own.trials > sweep.trials:
+        raise InputError(f"'{found.path}' is a sweep of {own.trials} trials; expected --trials of as many, or more")

@@ -39,8 +39,9 @@ def range_test(found):
         mean = np.interp(found.steepest, found.rates, found.means)
         label = f"falls steepest at {found.steepest:.2g}"
         axes.plot([found.steepest], [mean], "o", color="#d55e00", label=label)
-    low, high = found.means.min(), np.median(found.means[: max(len(found.means) // 2, 1)])
-    axes.set_ylim(max(low - 0.3 * (high - low) - 0.05, 0), high + 0.6 * (high - low) + 0.1)
+    high = np.median(found.means[: max(len(found.means) // 2, 1)])  # of the rates at which nothing is learnt
+    low = min(found.means.min(), np.percentile(found.losses, 1))
+    axes.set_ylim(max(low - 0.1 * (high - low) - 0.02, 0), high + 0.5 * (high - low) + 0.05)  # it explodes beyond
     axes.set_xscale("log")
     axes.set_title("Learning-rate range test")
     axes.legend(loc="best", frameon=False)

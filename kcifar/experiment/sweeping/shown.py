@@ -29,16 +29,25 @@ class Lines:
 
     def __init__(self, folder, selection, alone=True):
         self._folder, self._selection, self._alone = folder, selection, alone
-        self._first = True
+        self._names = set()  # of the runs that were begun here
 
     def begins(self, configuration, seed):
         """A run is begun, or goes on."""
         run, sweep = self._folder.run(configuration, seed), self._folder.sweep
-        place, total = _place(self._folder, configuration, seed, run)
-        what = f"seed {seed}, {place}" if not sweep.space.dimensions else f"run {place}"
-        gap = "\n" if self._alone and not self._first else ""
-        self._first = False
-        say(f"{gap}{what} of {total}: {printable(run.path)}{' goes on' if run.begun else ''}")
+        gap = "\n" if self._alone and self._names else ""
+        self._names.add(run.path.name)
+        what = f"{printable(run.path)}{' goes on' if run.begun else ''}"
+        if not (sweep.space.sampled and run.begun):
+            kind = "run " if sweep.space.dimensions else f"seed {seed}, "
+            what = f"{kind}{self._place(configuration, seed)} of {sweep.runs}: {what}"
+        say(f"{gap}{what}")
+
+    def _place(self, configuration, seed):
+        """Of a grid by its order, of drawn ones by that in which they were begun."""
+        space, seeds = self._folder.sweep.space, self._folder.sweep.seeds
+        if not space.sampled:
+            return space.configurations().index(configuration) * len(seeds) + seeds.index(seed) + 1
+        return len(self._names | {path.parent.name for path in self._folder.path.glob("*/environment.json")})
 
     def ended(self, run):
         """A training has ended, perhaps before its time."""
@@ -103,15 +112,6 @@ class Table(Lines):
                 str(worker + 1), printable(run.path.name), epochs, figure, duration(time.monotonic() - training.began)
             )
         return table
-
-
-def _place(folder, configuration, seed, run):
-    """Which of how many runs it is: of a grid in its order, of drawn ones in that in which they were begun."""
-    space = folder.sweep.space
-    if space.sampled:
-        return sum(1 for _ in folder.path.glob("*/environment.json")) + (not run.begun), folder.sweep.runs
-    seeds = folder.sweep.seeds
-    return space.configurations().index(configuration) * len(seeds) + seeds.index(seed) + 1, folder.sweep.runs
 
 
 def _done(folder):

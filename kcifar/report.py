@@ -1,4 +1,4 @@
-"""Write the report of a run, or of several compared, as one HTML file that opens without a network."""
+"""Write the report of a run, of several compared, or of a sweep, as one HTML file that opens without a network."""
 
 import sys
 from pathlib import Path
@@ -27,6 +27,7 @@ examples:
   python -m kcifar.report runs/mixup-seed42                        # writes runs/mixup-seed42/report.html
   python -m kcifar.report runs/elu_cnn-seed0 runs/mixup-seed0      # compares them in ./report.html
   python -m kcifar.report runs/study --out study.html              # all runs in a folder
+  python -m kcifar.report runs/tutorial_net-sweep-learning_rate    # a sweep, also while it runs
   python -m kcifar.report runs/mixup-seed42 --data cifar-10-python.tar.gz
   python -m kcifar.report runs/mixup-seeds0-4 --csv mixup.csv --latex mixup.tex
   python -m kcifar.report runs/mixup-seed42 --figures pdf          # runs/mixup-seed42/curves.pdf and others
@@ -46,8 +47,8 @@ def _parser():
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a folder that kcifar.train wrote, or a folder of such; with --data also one that "
-        "kcifar.callbacks.Checkpoint wrote, or a .keras file",
+        help="a folder that kcifar.train wrote, or a folder of such, or one that kcifar.sweep wrote; with --data also "
+        "one that kcifar.callbacks.Checkpoint wrote, or a .keras file",
     )
     parser.add_argument(
         "--out", metavar="FILE.html", help="the file (default: report.html, of one run in its folder, else here)"
@@ -64,6 +65,16 @@ def _parser():
 
 
 def _report(options):
+    from kcifar.experiment.sweeping import folder
+
+    sweep = folder.find(options.runs[0]) if len(options.runs) == 1 else None
+    if sweep:
+        from kcifar.experiment.sweeping.results import write_report as write_sweep
+
+        if options.data:
+            raise InputError("--data is for reports of runs; that of a sweep is of what its runs wrote: leave it out")
+        say(printable(write_sweep(sweep, options.out)))
+        return
     from kcifar.runs import saved
 
     tables = {path: ending for path, ending in ((options.csv, ".csv"), (options.latex, ".tex")) if path}

@@ -18,6 +18,7 @@ examples:
   python -m kcifar.train recipes/transfer_resnet18.py freeze=stem,layer1,layer2 --progress 100
   python -m kcifar.train recipes/transfer_resnet18.py pretrained=weights/resnet18.safetensors
   python -m kcifar.train recipes/mixup.py seed=0..4     # five runs, in turn; again: what is left of them
+  python -m kcifar.train recipes/mixup.py seed=0..4 --workers 2
   python -m kcifar.train --resume runs/mixup-seed42
   python -m kcifar.train --resume runs/mixup-seed42 optimizer.learning_rate=1e-4 epochs=60 --out runs/lower
   python -m kcifar.train --list models
@@ -62,6 +63,12 @@ def _parser():
         "is now, its optimizer kept and whatever is given changed",
     )
     parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=number_of("workers"),
+        help="train so many of several seeds at a time, which share the cores, or have a GPU each (default: 1)",
+    )
+    parser.add_argument(
         "--progress",
         metavar="N",
         type=number_of("batches"),
@@ -94,10 +101,13 @@ def _train(options):
     seeds = None if options.resume else _take_seeds(options)
     if seeds and is_one_of_several():
         raise InputError("a range of seeds is trained by one process after another: start it without torchrun")
+    if options.workers and not seeds:
+        raise InputError("--workers is for several seeds, but there is one run; expected seed=N..M with it")
     if seeds and not options.dry_run:
         from kcifar.experiment.seeds import train_seeds
 
-        train_seeds(_expect_recipe(options), _overrides(options), seeds, options.out, options.progress)
+        recipe, overrides = _expect_recipe(options), _overrides(options)
+        train_seeds(recipe, overrides, seeds, options.out, options.progress, options.workers or 1)
         return
     if seeds:
         options.overrides.append(f"seed={seeds[0]}")
@@ -226,7 +236,7 @@ def _take_seeds(options):
         return None
     if len(texts) > 1:
         raise InputError(f"the seed is given {len(texts)} times ({', '.join(texts)}); expected once")
-    from kcifar.experiment.seeds import seeds_in
+    from kcifar.experiment.sweeping.space import seeds_in
 
     options.overrides = [o for o in options.overrides if o.partition("=")[0].strip() != "seed"]
     options.seed = None

@@ -16,7 +16,8 @@ A command ends with one of these exit codes:
   with.
 - 141: whoever read its output ended first, as in `kcifar evaluate runs/a | head -1`. It says nothing.
 
-Of several seeds each is trained by a command of its own: where one ends with a line on stderr, a second says which.
+Of several seeds, and of a sweep, each run is trained by a command of its own: where one ends with a line on stderr, a
+second says which.
 A traceback is a defect of kcifar, or of a part of your own that fails in the middle of a training.
 
 The tables below are what the commands say, written by a test that gives them. In the folder in which it does, `tiny.py`
@@ -188,6 +189,7 @@ TABLES = {
         Case("a folder that holds something else", "kcifar train tiny.py --out pictures"),
         Case("a file", "kcifar train tiny.py --out notes.txt"),
         Case("a folder below a file", "kcifar train tiny.py --out notes.txt/run"),
+        Case("workers for one run", "kcifar train tiny.py --workers 2"),
         Case("a trial of what cannot be trained", "kcifar train tiny.py epochs=0 --dry-run"),
         Case("a trial that would draw into a run", "kcifar train tiny.py --dry-run --out runs/a"),
         Case("no such GPU", "kcifar train tiny.py --device cuda:9"),
@@ -224,6 +226,49 @@ TABLES = {
         ),
         Case("a new run of another model", "kcifar train --resume runs/a epochs=3 model='elu_cnn()' --out runs/c"),
         Case("a new run where there is one", "kcifar train --resume runs/a epochs=3 --out runs/b"),
+    ],
+    "kcifar sweep": [
+        Case("no recipe", "kcifar sweep"),
+        Case("no such recipe", "kcifar sweep recipes/mixpu.py epochs=1,2"),
+        Case("nothing is varied", "kcifar sweep tiny.py epochs=2"),
+        Case("an unknown key", "kcifar sweep tiny.py optimiser.learning_rate=0.1,0.01"),
+        Case("an unknown key with a range", "kcifar sweep tiny.py epoch=1..3 --trials 3"),
+        Case("an argument that there is not", "kcifar sweep tiny.py optimizer.momentum=0.8,0.9"),
+        Case("a value of another type", "kcifar sweep tiny.py epochs=1,many"),
+        Case("a value out of range", "kcifar sweep tiny.py batch_size=20,0"),
+        Case("an empty value", "kcifar sweep tiny.py epochs=1,,2"),
+        Case("the same value twice", "kcifar sweep tiny.py optimizer.learning_rate=0.1,1e-1"),
+        Case("the same key twice", "kcifar sweep tiny.py epochs=1,2 epochs=3,4"),
+        Case("half a range", "kcifar sweep tiny.py optimizer.learning_rate=0.1.. --trials 3"),
+        Case("a reversed range", "kcifar sweep tiny.py optimizer.learning_rate=0.1..0.01 --trials 3"),
+        Case("an empty range", "kcifar sweep tiny.py epochs=3..3 --trials 3"),
+        Case("a range of words", "kcifar sweep tiny.py optimizer.learning_rate=slow..fast --trials 3"),
+        Case("a range in a list", "kcifar sweep tiny.py epochs=1..3,5 --trials 3"),
+        Case("logarithms from 0", "kcifar sweep tiny.py optimizer.learning_rate=log:0..0.1 --trials 3"),
+        Case("a range out of range", "kcifar sweep tiny.py optimizer.learning_rate=-1..0.1 --trials 3"),
+        Case("a reversed range of seeds", "kcifar sweep tiny.py epochs=1,2 seed=4..0"),
+        Case("a range without --trials", "kcifar sweep tiny.py optimizer.learning_rate=log:1e-4..1e-1"),
+        Case("--trials without a range", "kcifar sweep tiny.py epochs=1,2 --trials 3"),
+        Case("no trials", "kcifar sweep tiny.py optimizer.learning_rate=0.01..0.1 --trials 0"),
+        Case("a grid of 2,000 runs", "kcifar sweep tiny.py epochs=1,2 seed=0..999"),
+        Case("2,000 trials", "kcifar sweep tiny.py optimizer.learning_rate=0.01..0.1 --trials 2000"),
+        Case("drawn by the test set", "kcifar sweep tiny.py batch_size=10..20 --trials 3 select_on=test"),
+        Case(
+            "drawn without validation", "kcifar sweep tiny.py batch_size=9..20 --trials 3 select_on=last validation=0"
+        ),
+        Case("seeds that are to be pruned", "kcifar sweep tiny.py seed=0..3 --prune"),
+        Case("no workers", "kcifar sweep tiny.py epochs=1,2 --workers 0"),
+        Case("a folder that holds something else", "kcifar sweep tiny.py epochs=1,2 --out pictures"),
+        Case("a file", "kcifar sweep tiny.py epochs=1,2 --out notes.txt"),
+        Case("another sweep in the folder", "kcifar sweep tiny.py epochs=1,3 --out swept"),
+        Case("a sweep of another recipe", "kcifar sweep tiny.py epochs=1,2 batch_size=10 --out swept"),
+        Case("a damaged sweep.json", "kcifar sweep tiny.py epochs=1,2 --out cut-sweep"),
+        Case("its report", "kcifar report cut-sweep"),
+        Case("no such database", "kcifar sweep tiny.py epochs=1,2 --out swept --study sqlite:////nowhere/study.db"),
+        Case("no address", "kcifar sweep tiny.py epochs=1,2 --out swept --study study.db"),
+        Case("a range test of two rates", "kcifar sweep tiny.py optimizer.learning_rate=0.1,0.01 --range-test"),
+        Case("a range test of few steps", "kcifar sweep tiny.py --range-test"),
+        Case("a range test with trials", "kcifar sweep tiny.py --range-test --trials 3"),
     ],
     "kcifar evaluate": [
         Case("one of several processes", "WORLD_SIZE=2 kcifar evaluate runs/a"),

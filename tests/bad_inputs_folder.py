@@ -10,6 +10,7 @@ from PIL import Image
 
 from kcifar import data
 from tests.data_fixtures import make, python_files
+from tests.fake_trainings import Faked, trainings
 
 TINY = """\
 from kcifar.recipe import Component, Recipe
@@ -52,6 +53,7 @@ def make_folder(main):
     _write_pictures()
     assert main(["train", "tiny.py", "--out", "runs/a"]) == 0
     _write_runs(Path("runs"))
+    _write_sweeps(main)
     _write_weights()
 
 
@@ -149,6 +151,14 @@ def _write_runs(runs):
     (runs / "written" / "metrics.json").unlink()
     shutil.copytree(runs / "a", "twice/a")
     shutil.copytree(runs / "b", "twice/b")
+
+
+def _write_sweeps(main):
+    """Two that are done, one whose description was cut."""
+    with trainings(Faked):
+        assert main(["sweep", "tiny.py", "epochs=1,2", "--out", "swept"]) == 0
+    shutil.copytree("swept", "cut-sweep")
+    Path("cut-sweep/sweep.json").write_text("{")
 
 
 def cut(path):

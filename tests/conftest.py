@@ -44,7 +44,17 @@ LONG = [
 ]
 NO_GPU = "needs a GPU"
 NO_CHROMIUM = "needs Chromium and its driver (Debian's packages chromium and chromium-driver)"
+NO_POSTGRESQL = "needs PostgreSQL and its driver (Debian's package postgresql, Python's psycopg[binary])"
 NO_KERAS_CV = "needs KerasCV, which is not installed here: make test-cv"
+
+
+def postgresql_programs():
+    """The folder of PostgreSQL's programs; None where they or Python's driver are not installed."""
+    if not importlib.util.find_spec("psycopg"):
+        return None
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((folder for folder in folders[::-1] if (folder / "pg_ctl").exists()), None)
 
 
 def pytest_collection_modifyitems(items):
@@ -119,5 +129,6 @@ def _may_skip(reason):
         NO_GPU in reason
         or (NO_IMAGES in reason and not (IMAGES / "unpack").exists())
         or (NO_CHROMIUM in reason and not (shutil.which("chromium") and shutil.which("chromedriver")))
+        or (NO_POSTGRESQL in reason and postgresql_programs() is None)
         or (NO_KERAS_CV in reason and not importlib.util.find_spec("keras_cv"))
     )

@@ -3,10 +3,7 @@
 import errno
 import json
 import shutil
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 
 import keras
 import numpy as np
@@ -14,12 +11,12 @@ from PIL import Image
 
 from kcifar import data
 from kcifar.evaluate import main as evaluate
-from kcifar.experiment import seeds
 from kcifar.predict import main as predict
 from kcifar.report import main as report
 from kcifar.runs.folder import RunFolder
 from kcifar.train import main as train
 from tests.data_fixtures import write_drawn
+from tests.fake_trainings import Here, trainings
 from tests.instants import distinct, failing, recorded
 
 RECIPE = str(Path(__file__).parents[1] / "recipes" / "mixup.py")
@@ -118,22 +115,6 @@ def expect_every_instant_survived(command, folder, capture, whole=None, tells=Tr
     return len(left)
 
 
-class _Here:
-    """In place of a process of Python's: the same command in this one."""
-
-    def __init__(self, command, **options):
-        self.code = train(command[3:])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def wait(self):
-        return self.code
-
-
 def expect_every_instant_of_a_range_survived(command, folder):
     """A range of seeds that is killed while it trains the first one gives both, by the same command again.
 
@@ -148,7 +129,7 @@ def expect_every_instant_of_a_range_survived(command, folder):
     for copy in left:
         shutil.rmtree(runs / "seed0")
         shutil.copytree(copy, runs / "seed0")
-        with mock.patch.object(seeds, "subprocess", SimpleNamespace(Popen=_Here, PIPE=subprocess.PIPE)):
+        with trainings(Here):
             expect(0, [*command, runs, "seed=0..1"])
         assert end_of(runs / "seed0") == expected, copy
         assert (runs / "seed0" / "report.html").exists()

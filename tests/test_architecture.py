@@ -86,13 +86,13 @@ def run_python(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "vote", "predict", "report"])
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "vote", "predict", "report"])
 def test_help_imports_nothing_heavy(command):
     result = run_python("-X", "importtime", "-m", f"kcifar.{command}", "--help")
     assert "examples:" in result.stdout
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in result.stderr.splitlines()}
     assert "argparse" in imported
-    heavy = {"torch", "jax", "keras", "matplotlib", "numpy", "tensorflow", "rich", "PIL", "scipy", "jinja2"}
+    heavy = {"torch", "jax", "keras", "matplotlib", "numpy", "tensorflow", "rich", "PIL", "scipy", "jinja2", "optuna"}
     assert not imported & heavy
 
 

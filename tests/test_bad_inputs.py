@@ -117,7 +117,7 @@ def test_it_is_refused_in_one_line_and_leaves_nothing_behind(case, commands):
     assert code == 2, said
     (line,) = said.splitlines()
     assert len(line) <= 300
-    assert re.match(r"(kcifar|train|evaluate|predict|report|vote): ", line)
+    assert re.match(r"(kcifar|train|sweep|evaluate|predict|report|vote): ", line)
     assert "Traceback" not in line
     assert not changed
 

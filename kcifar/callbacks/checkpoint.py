@@ -20,13 +20,14 @@ class Diverged(InputError):
     """A training has no finite numbers any more; what is left, and what to do, is said behind `found`.
 
     Attributes:
+        found: what was no number, and when.
         epochs: how many were good.
     """
 
     def __init__(self, found, epochs):
         kept = f"the checkpoint of epoch {epochs} stays" if epochs else "nothing was saved yet"
         super().__init__(f"{found}; {kept}", "lower the learning rate, or clip gradients (optimizer.global_clipnorm=1)")
-        self.epochs = epochs
+        self.found, self.epochs = found, epochs
 
 
 class Checkpoint(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""A recipe made real: its components, the plan, the training in a run folder, several seeds."""
+"""A recipe made real: its components, the plan, the training in a run folder, sweeps and several seeds."""
 
 import importlib
 

@@ -18,7 +18,7 @@ from kcifar.experiment.planning import has_state
 from kcifar.experiment.together import begin, common_callbacks
 from kcifar.output import say
 from kcifar.runs import figures
-from kcifar.runs.files import write_json
+from kcifar.runs.files import write_json, write_text
 
 
 def train(planned, run, resume=False, progress_every=None, writer=None):
@@ -56,6 +56,7 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
         progress,
     ]
 
+    run.divergence.unlink(missing_ok=True)
     done = checkpoint.resume(model) if resume and run.last.exists else 0
     if planned.processes:
         begin(planned, done, checkpoint.stopped)
@@ -90,6 +91,7 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
 def _advised(error, recipe, run):
     """The error that says what is wrong and what to do, of one that ended training; None where it is not known."""
     if isinstance(error, Diverged):
+        write_text(run.divergence, f"{error.found}\n")
         if not error.epochs:
             return error
         # From the last good epoch.

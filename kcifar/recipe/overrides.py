@@ -44,6 +44,18 @@ def _override(fields, annotations, key, text):
     raise InputError(_unknown(key, _keys(fields)))
 
 
+def value_at(fields, key):
+    """What an override of this key changes, in fields that have it; None for an argument that is not given."""
+    field, _, rest = key.partition(".")
+    current = fields[field]
+    if not rest:
+        return current
+    if field not in LISTS:
+        return current.arguments.get(rest)
+    name, _, argument = rest.rpartition(".")
+    return next(component for component in current if component.name == name).arguments.get(argument)
+
+
 def _unknown(key, known):
     """The message for a key that there is not: with the nearest, by its last part first."""
     field, dot, _ = key.partition(".")

@@ -5,7 +5,7 @@ import json
 
 from kcifar.errors import InputError, nearest
 from kcifar.recipe.component import Component
-from kcifar.recipe.overrides import apply_overrides
+from kcifar.recipe.overrides import apply_overrides, value_at
 from kcifar.recipe.types import typed
 
 
@@ -94,6 +94,10 @@ class Recipe:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         apply_overrides(fields, {field.name: field.type for field in dataclasses.fields(self)}, overrides)
         return Recipe(**fields)
+
+    def value(self, key):
+        """What an override with this key has put there, or would change."""
+        return value_at({field.name: getattr(self, field.name) for field in dataclasses.fields(self)}, key)
 
     def components(self):
         """Every component that it names, those in the arguments of others among them."""

@@ -45,6 +45,24 @@ def learning_rate(learning_rates, epochs, steps_per_epoch):
     return figure
 
 
+def range_test(found):
+    """The loss of each batch and its mean by the learning rate. `found`: a `kcifar.experiment.range_test.RangeTest`."""
+    figure, axes = _axes("learning rate", "loss")
+    axes.plot(found.rates, found.losses, ".", color="#aaaaaa", markersize=3, label="of each batch")
+    axes.plot(found.rates, found.means, color="#0072b2", linewidth=1.6, label="exponential mean (0.98)")
+    if found.steepest:
+        mean = np.interp(found.steepest, found.rates, found.means)
+        label = f"falls steepest at {found.steepest:.2g}"
+        axes.plot([found.steepest], [mean], "o", color="#d55e00", label=label)
+    high = np.median(found.means[: max(len(found.means) // 2, 1)])  # of the rates at which nothing is learnt
+    low = min(found.means.min(), np.percentile(found.losses, 1))
+    axes.set_ylim(max(low - 0.1 * (high - low) - 0.02, 0), high + 0.5 * (high - low) + 0.05)  # it explodes beyond
+    axes.set_xscale("log")
+    axes.set_title("Learning-rate range test")
+    axes.legend(loc="best", frameon=False)
+    return figure
+
+
 def curves(rows, selected_on):
     """Accuracy and loss by epoch on each split that was evaluated. `rows`: those of log.csv."""
     figure = Figure((10, 4), layout="constrained")

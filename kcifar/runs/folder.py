@@ -3,6 +3,7 @@
 Finding one imports no Keras, which takes seconds: a wrong path is told at once, and so is what is kept in a run.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -51,7 +52,8 @@ class RunFolder:
 
     What tells how far a run is: it has begun where `environment.json` is there, which is written when all else is that
     describes it; its epochs are those of the newest state in `last` that is whole; it has ended where `metrics.json` is
-    there, which is written when all else is that its end gives.
+    there, which is written when all else is that its end gives. One whose loss was no number any more says so in
+    `diverged.txt`.
     """
 
     why_no_splits = "the data given are not those that the run was trained on"
@@ -65,6 +67,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.json"
         self.best = self.path / "best.keras"
         self.report = self.path / "report.html"
+        self.divergence = self.path / "diverged.txt"
         self.last = Last(self.path)
 
     @property
@@ -131,6 +134,18 @@ class RunFolder:
     def ended(self):
         """Whether its training is over."""
         return self.metrics.exists()
+
+    @property
+    def complete(self):
+        """Whether its training is over, and its report written, which earlier versions wrote last."""
+        return self.ended and self.report.exists()
+
+    @property
+    def diverged(self):
+        """What it said when its loss was no number any more; "" where that was not, or it was resumed since."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.divergence.read_text(encoding="utf-8", errors="replace").strip()
+        return ""
 
     @property
     def recipe(self):

@@ -11,7 +11,8 @@ from kcifar.output import printable, say
 LOCK = "writer.lock"
 """The file in a run's folder that names the process which writes there."""
 
-_LEASE_SECONDS = 30  # a holder on another machine that has not renewed its lock for so long is dead
+LEASE_SECONDS = 30
+"""A holder on another machine that has not renewed its lock for so long is dead."""
 
 
 class Writer:
@@ -21,7 +22,7 @@ class Writer:
         from filelock import SoftFileLease
 
         self.path = Path(path)
-        self._lease = SoftFileLease(self.path / LOCK, lease_duration=_LEASE_SECONDS, timeout=1)
+        self._lease = SoftFileLease(self.path / LOCK, lease_duration=LEASE_SECONDS, timeout=1)
 
     def take(self):
         """Takes it. Raises InputError, which names who has it, where somebody has it already."""
@@ -33,10 +34,10 @@ class Writer:
             except Timeout:
                 if not self._is_elsewhere():
                     raise
-                patience = 1.5 * _LEASE_SECONDS
+                patience = 1.5 * LEASE_SECONDS
                 held = f"'{printable(self.path)}' is locked by {self._holder()}"
                 say(f"{held}: waiting whether it is alive, {patience:g} s at most")
-                self._lease.acquire(timeout=patience, poll_interval=_LEASE_SECONDS / 30)
+                self._lease.acquire(timeout=patience, poll_interval=LEASE_SECONDS / 30)
         except LeaseSettingsMismatch as error:
             raise InputError(
                 f"'{self.path / LOCK}' is damaged, or of another kcifar ({one_line(error)}): remove it if "

@@ -4,20 +4,16 @@ import contextlib
 import csv
 import io
 import json
+import os
 import shutil
 import statistics
-import subprocess
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kcifar import InputError
-from kcifar.experiment import seeds
-from kcifar.experiment.seeds import seeds_in
 from kcifar.train import main as train
+from tests.fake_trainings import Faked, Here, Process, run_of, trainings
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("blank_pictures")]
 
@@ -40,33 +36,11 @@ def arguments(images, *others, recipe=RECIPE):
     return [str(recipe), *OVERRIDES, "--data", str(images), *map(str, others)]
 
 
-class Double:
-    """In place of a process."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-
-class Here(Double):
-    """In place of a process: the same command in this one, which has Keras imported already."""
-
-    def __init__(self, command, **options):
-        assert command[:3] == [sys.executable, "-m", "kcifar.train"]
-        self.code = train(command[3:])
-
-    def wait(self):
-        return self.code
-
-
 @pytest.fixture(scope="module")
 def finished(images, tmp_path_factory):
     """(folder of the runs of seeds 0 and 1, not to be changed, what the command printed)."""
     out, printed = tmp_path_factory.mktemp("finished") / "runs", io.StringIO()
-    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(printed):
-        patched.setattr(seeds, "subprocess", types.SimpleNamespace(**vars(subprocess) | {"Popen": Here}))
+    with trainings(Here), contextlib.redirect_stdout(printed):
         assert train(arguments(images, "seed=0..1", "--out", out)) == 0
     return out, printed.getvalue()
 
@@ -77,13 +51,14 @@ def runs(finished, tmp_path):
 
 
 @pytest.fixture
-def no_training(monkeypatch):
+def no_training():
     """Nothing may be trained."""
 
     def started(*_, **__):
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr(seeds.subprocess, "Popen", started)
+    with trainings(started):
+        yield
 
 
 def metrics(run):
@@ -172,21 +147,45 @@ def test_one_that_was_interrupted_goes_on(runs, single, images, capsys, monkeypa
     assert metrics(runs / "seed1")["test_accuracy"] == metrics(single)["test_accuracy"]
 
 
-def test_only_what_is_left_is_trained(runs, images, monkeypatch):
+def test_only_what_is_left_is_trained(runs, images):
     started = []
 
-    class Trained(Double):
-        def __init__(self, command, **options):
-            started.append(command[1:])
-
-        def wait(self):
+    class Trained(Process):
+        def begin(self):
+            started.append(self.arguments)
             shutil.copytree(runs / "seed0", runs / "seed2")
-            return 0
 
-    monkeypatch.setattr(seeds.subprocess, "Popen", Trained)
-    assert train(arguments(images, "seed=0..2", "--out", runs)) == 0
-    expected = ["-m", "kcifar.train", str(RECIPE), *OVERRIDES, f"data={images}", "seed=2", "--out", str(runs / "seed2")]
-    assert started == [expected]
+    with trainings(Trained):
+        assert train(arguments(images, "seed=0..2", "--out", runs)) == 0
+    assert started == [[str(RECIPE), *OVERRIDES, f"data={images}", "seed=2", "--out", str(runs / "seed2")]]
+
+
+def test_several_at_a_time(images, tmp_path, capsys, monkeypatch):
+    """The second begins before the first ends, each with half the cores; what they say is in files."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    begun = []
+
+    class Together(Faked):
+        code = None
+
+        def begin(self):
+            self.run = run_of(self.arguments)
+            begun.append(self)
+
+        def wait(self, timeout=None):
+            if self.code is None and len(begun) > 1:
+                self.end()
+                self.code = 0
+            return super().wait(timeout)
+
+    out = tmp_path / "runs"
+    with trainings(Together):
+        assert train(arguments(images, "seed=0..1", "--workers", 2, "--out", out)) == 0
+    assert [process.options["env"]["OMP_NUM_THREADS"] for process in begun] == ["4", "4"]
+    assert sorted(path.name for path in out.iterdir()) == ["output", "seed0", "seed1"]
+    assert "mean       49.00% ± 0.00" in capsys.readouterr().out
+    assert "--workers is for several seeds" in complaint(capsys, *arguments(images, "--workers", 2))
 
 
 def test_a_run_of_another_recipe_in_the_folder(runs, images, no_training, capsys):
@@ -197,17 +196,28 @@ def test_a_run_of_another_recipe_in_the_folder(runs, images, no_training, capsys
     assert not (runs / "seed0").exists()
 
 
-def test_a_training_that_fails_ends_all(images, tmp_path, monkeypatch, capsys):
-    class Failed(Double):
-        def __init__(self, command, **options):
+def test_a_training_that_fails_ends_all(images, tmp_path, capsys):
+    class Failed(Process):
+        code = 3
+
+        def begin(self):
             (tmp_path / "started").touch(exist_ok=False)  # once
 
-        def wait(self):
-            return 3
-
-    monkeypatch.setattr(seeds.subprocess, "Popen", Failed)
-    line = complaint(capsys, *arguments(images, "seed=0..1", "--out", tmp_path / "runs"))
+    with trainings(Failed):
+        line = complaint(capsys, *arguments(images, "seed=0..1", "--out", tmp_path / "runs"))
     assert f"the training of '{tmp_path / 'runs' / 'seed0'}' ended with exit code 3" in line
+
+
+def test_one_that_diverges_ends_all(images, tmp_path, capsys):
+    class Diverging(Faked):
+        code = 2
+
+        def end(self):
+            self.run.divergence.write_text("the loss is nan\n")
+
+    with trainings(Diverging):
+        line = complaint(capsys, *arguments(images, "seed=0..1", "--out", tmp_path / "runs"))
+    assert "seed0' ended with exit code 2; the seeds behind it were not begun" in line
 
 
 def test_damaged_metrics(runs, images, no_training, capsys):
@@ -221,16 +231,6 @@ def test_what_is_no_range(range_, images, tmp_path, no_training, capsys):
         line = complaint(capsys, *arguments(images, *given, "--out", tmp_path / "runs"))
         assert f"seed is '{range_}'; expected a number, or a range" in line
     assert not (tmp_path / "runs").exists()
-
-
-def test_ranges():
-    assert list(seeds_in("0..4")) == [0, 1, 2, 3, 4]
-    assert list(seeds_in("7..7")) == [7]
-    assert list(seeds_in("9..11")) == [9, 10, 11]
-    with pytest.raises(InputError, match=r"3\.\.1"):
-        seeds_in("3..1")
-    with pytest.raises(InputError, match="seed is '0"):
-        seeds_in("0.." + "9" * 5000)
 
 
 def test_what_is_wrong_with_the_recipe_is_said_once(images, tmp_path, no_training, capsys):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.once
 HOLDER = """
 import socket, sys
 from kcifar.runs import lock
-folder, machine, lock._LEASE_SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
+folder, machine, lock.LEASE_SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 if machine:
     socket.gethostname = lambda: machine
 with lock.writing(folder):
@@ -62,7 +62,7 @@ def test_the_dead_hold_nothing(tmp_path):
 
 
 def test_a_holder_on_another_machine_has_it_while_it_renews_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lock, "_LEASE_SECONDS", 2)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 2)
     with held(tmp_path, "elsewhere", lease=2) as process:
         with pytest.raises(InputError, match=rf"written by process {process.pid} on elsewhere"), writing(tmp_path):
             pass
@@ -74,7 +74,7 @@ def test_a_holder_on_another_machine_has_it_while_it_renews_it(tmp_path, monkeyp
 
 
 def test_one_that_was_halted_too_long_writes_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_LEASE_SECONDS", 1)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1)
     with writing(tmp_path) as writer:
         (tmp_path / LOCK).unlink()
         with held(tmp_path), pytest.raises(InputError, match=r"was taken over by process .* it ends here"):

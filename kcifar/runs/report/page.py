@@ -21,8 +21,8 @@ def render(runs, split, class_names, source):
     overviews = [single.overview(reported, class_names) for reported in runs]
     common = {"class_names": class_names, "images": f"{len(split):,}", "source": source, "runs": overviews}
     if len(runs) > 1:
-        return _template().render(comparison=compare(runs, split, class_names), **common)
-    return _template().render(
+        return template("report.html.j2").render(comparison=compare(runs, split, class_names), **common)
+    return template("report.html.j2").render(
         comparison=None,
         samples=single.samples(runs[0], split, class_names),
         mistakes=single.mistakes(runs[0], split, class_names),
@@ -32,7 +32,8 @@ def render(runs, split, class_names, source):
 
 
 @functools.cache
-def _template():
+def template(name):
+    """A template of the folder, by the name of its file."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kcifar.runs.report", "."),
         autoescape=True,
@@ -41,7 +42,7 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _text(value):

@@ -21,7 +21,8 @@ behind these one for each set of runs that differ in the seed alone: mean, sampl
 interval of Student's t over the seeds; that of a single run is Wilson's, over the images.
 
 Of one run --figures draws curves, learning rate (at the end of each epoch), classes, confusion, predictions and
-reliability into its folder; of several, the accuracies by epoch, beside the page.
+reliability into its folder; of several, the accuracies by epoch, beside the page; of a sweep, the page's figures into
+its folder.
 
 examples:
   python -m kcifar.report runs/mixup-seed42                        # writes runs/mixup-seed42/report.html
@@ -66,21 +67,18 @@ def _parser():
 
 def _report(options):
     from kcifar.experiment.sweeping import folder
-
-    sweep = folder.find(options.runs[0]) if len(options.runs) == 1 else None
-    if sweep:
-        from kcifar.experiment.sweeping.results import write_report as write_sweep
-
-        if options.data:
-            raise InputError("--data is for reports of runs; that of a sweep is of what its runs wrote: leave it out")
-        say(printable(write_sweep(sweep, options.out)))
-        return
     from kcifar.runs import saved
 
     tables = {path: ending for path, ending in ((options.csv, ".csv"), (options.latex, ".tex")) if path}
     for path, ending in tables.items():
         if Path(path).suffix != ending:
             raise InputError(f"the table is '{path}'; expected a file that ends in {ending}")
+    sweep = folder.find(options.runs[0]) if len(options.runs) == 1 else None
+    if sweep:
+        _report_sweep(sweep, options)
+        if not tables:
+            return
+        options.out = options.figures = None  # which are of the sweep; tables are of its runs
     runs = saved.find_all(options.runs)
     know_ensembles(runs)
 
@@ -101,6 +99,19 @@ def _report(options):
         _write_tables(tables, reported, dataset.source)
     if options.figures:
         for path in drawings.draw(reported, dataset, options.figures, page):
+            say(printable(path))
+
+
+def _report_sweep(sweep, options):
+    from kcifar.experiment.sweeping import results
+
+    has_tables = options.csv or options.latex
+    if options.data and not has_tables:
+        raise InputError("--data is for reports of runs; that of a sweep is of what its runs wrote: leave it out")
+    if options.out or not (has_tables or options.figures):
+        say(printable(results.write_report(sweep, options.out)))
+    if options.figures:
+        for path in results.draw(sweep, options.figures):
             say(printable(path))
 
 

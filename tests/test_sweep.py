@@ -26,7 +26,6 @@ from kcifar.experiment.sweeping.results import results_of
 from kcifar.experiment.sweeping.shown import Table
 from kcifar.experiment.sweeping.study import JOURNAL, _journal
 from kcifar.report import main as report
-from kcifar.runs.report.sweep import interval_of_mean
 from kcifar.sweep import main as sweep
 from tests.fake_trainings import Faked, Here, begin_run, trainings, write_end, write_epochs
 
@@ -137,12 +136,6 @@ def test_a_report_while_it_runs(swept, tmp_path):
     assert "has not ended (3 of 3 epochs)" in text_of(out / "report.html")
 
 
-def test_the_interval_of_a_mean():
-    """By a table of Student's t: 2.776 of four degrees of freedom."""
-    assert interval_of_mean([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, rel=1e-3)
-    assert interval_of_mean([1.0]) is None
-
-
 def test_the_table_on_a_terminal(tmp_path):
     begun = prepare(RECIPE, GRID, tmp_path / "sweep")
     folder.make(begun.out, begun.sweep)
@@ -180,7 +173,7 @@ def stalling(tmp_path, monkeypatch):
     return ["own.py", *small, "callbacks=[stalling:Stall()]", "optimizer.learning_rate=0.01,0.001", "data=images.npz"]
 
 
-def test_a_command_that_is_killed_leaves_its_run_to_the_next(stalling):
+def test_a_command_that_is_killed_leaves_its_run_to_the_next(stalling, capsys):
     """Its training ends with it, and is taken up behind the epoch that it had ended; none is done twice."""
     command = [sys.executable, "-m", "kcifar.sweep", *stalling, "--out", "sweep"]
     with open("said", "w") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
@@ -201,6 +194,21 @@ def test_a_command_that_is_killed_leaves_its_run_to_the_next(stalling):
     assert '"resumed"' not in (runs[1] / "environment.json").read_text()
     study = optuna.load_study(study_name="sweep", storage=_journal(Path("sweep") / JOURNAL))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+    _expect_tables_and_figures(runs, capsys)
+
+
+def _expect_tables_and_figures(runs, capsys):
+    """Tables have the sweep's runs, figures are those of its page, which is not written anew."""
+    page = Path("sweep/report.html")
+    page.unlink()
+    capsys.readouterr()
+    assert report(["sweep", "--csv", "t.csv", "--figures", "svg"]) == 0
+    assert capsys.readouterr().out.split() == ["sweep/by-learning_rate.svg", "sweep/losses.svg", "t.csv"]
+    assert not page.exists()
+    with open("t.csv", encoding="utf-8", newline="") as file:
+        rows = {row["run"]: row["differences"] for row in csv.DictReader(file)}
+    assert rows == {run.name: f"optimizer.{run.name}" for run in runs}
+    assert "training loss" in Path("sweep/losses.svg").read_text()
 
 
 def _until(holds, process=None):

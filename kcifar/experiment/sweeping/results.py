@@ -6,8 +6,8 @@ from kcifar.errors import InputError
 from kcifar.experiment.sweeping.selection import Selection
 from kcifar.experiment.sweeping.space import Range
 from kcifar.runs.files import write_text
-from kcifar.runs.report import records
-from kcifar.runs.report.sweep import Configuration, Results, render_sweep
+from kcifar.runs.report import pictures, records
+from kcifar.runs.report.sweep import Configuration, Results, drawings, render_sweep
 
 _FEWEST = 5  # configurations, of which importances are told
 
@@ -28,6 +28,19 @@ def write_report(folder, path=None):
         raise InputError(f"'{path}' {found}; expected the path of an HTML file")
     write_text(path, render_sweep(results_of(folder)))
     return path
+
+
+def draw(folder, kind):
+    """Draws the figures of a sweep's report as files in its folder, and returns their paths.
+
+    Args:
+        folder: a `SweepFolder`.
+        kind: "pdf" or "svg".
+    """
+    found = {folder.path / f"{name}.{kind}": drawing for name, drawing in drawings(results_of(folder)).items()}
+    for path, drawing in found.items():
+        pictures.save(path, *drawing)
+    return list(found)
 
 
 def results_of(folder):

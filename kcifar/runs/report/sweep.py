@@ -6,6 +6,7 @@ import statistics
 
 from kcifar.runs.report import pictures, sweep_pictures
 from kcifar.runs.report.page import template
+from kcifar.runs.report.spread import spread
 from kcifar.runs.report.words import UNKNOWN, number, percent
 
 _MOST_CURVES = 12
@@ -83,19 +84,9 @@ class Results:
         return ", ".join(f"{self.names[key]} {_value(value)}" for key, value in configuration.values.items()) or "all"
 
 
-def interval_of_mean(figures, level=0.95):
-    """Half of Student's confidence interval of the mean; None of fewer than two figures."""
-    from scipy.stats import t
-
-    count = len(figures)
-    if count < 2:
-        return None
-    return float(t.ppf((1 + level) / 2, count - 1)) * statistics.stdev(figures) / math.sqrt(count)
-
-
 def render_sweep(results):
     """The report of a sweep as HTML that needs nothing else: equal bytes for equal runs."""
-    ranked = results.ranked()
+    ranked, importances = results.ranked(), _importances(results)
     ended = sum(len(each.figures) for each in ranked)
     seeds = max((each.wanted for each in ranked), default=1)
     how = "drawn" if results.sampled else "of a grid"
@@ -112,10 +103,10 @@ def render_sweep(results):
         rows=[_row(results, each, on_test) for each in ranked],
         notes=_notes(results, on_test),
         figure=results.title,
-        by_key=_by_key(results),
+        by_key=[_shown(figure) for figure in _by_key(results)],
         lines=not results.sampled,
         losses=_losses(results, ranked),
-        importances=_importances(results),
+        importances=importances and _shown(importances),
         no_importances=results.no_importances,
     )
 
@@ -128,12 +119,13 @@ def _columns(results, on_test):
 
 def _row(results, each, on_test):
     keys = [_cell(value, _value(value)) for value in each.values.values()]
-    half = interval_of_mean(each.figures)
-    bounds = UNKNOWN if half is None else f"{_plain(results, each.mean - half)}–{_written(results, each.mean + half)}"
+    of_figure, of_tests = (spread(of) if of else None for of in (each.figures, each.tests))
+    low, high = (of_figure and of_figure.interval) or (None, None)
+    bounds = UNKNOWN if low is None else f"{_plain(results, low)}–{_written(results, high)}"
     figures = [
-        _cell(each.mean, _mean_and_spread(results.is_accuracy, each.figures)),
-        _cell(half, bounds),
-        _cell(statistics.fmean(each.tests) if each.tests else None, _mean_and_spread(True, each.tests)),
+        _cell(of_figure and of_figure.mean, _mean_and_spread(results.is_accuracy, of_figure)),
+        _cell(None if low is None else high - low, bounds),
+        _cell(of_tests and of_tests.mean, _mean_and_spread(True, of_tests)),
     ]
     shown = figures[:2] if on_test and results.is_accuracy else figures
     count = f"{len(each.figures)} of {each.wanted}" if len(each.figures) < each.wanted else str(each.wanted)
@@ -144,14 +136,11 @@ def _cell(value, text):
     return {"value": "" if value is None else value, "text": text, "note": ""}
 
 
-def _mean_and_spread(is_accuracy, figures):
-    if not figures:
+def _mean_and_spread(is_accuracy, found):
+    if found is None:
         return UNKNOWN
-    spread = statistics.stdev(figures) if len(figures) > 1 else None
-    if is_accuracy:
-        plus = "" if spread is None else f" ± {100 * spread:.2f}"
-        return f"{percent(statistics.fmean(figures))}{plus}"
-    return number(statistics.fmean(figures), ".4f") + ("" if spread is None else f" ± {spread:.4f}")
+    mean, scale, digits = (percent(found.mean), 100, 2) if is_accuracy else (number(found.mean, ".4f"), 1, 4)
+    return mean if found.deviation is None else f"{mean} ± {scale * found.deviation:.{digits}f}"
 
 
 def _written(results, figure):
@@ -176,15 +165,29 @@ def _notes(results, on_test):
     return found
 
 
+def drawings(results):
+    """The figures, by the names that their files have: of each the function that draws it, and its arguments."""
+    by_key = {f"by-{name}": drawing for name, _, drawing in _by_key(results)}
+    curves, importances = _curves(results, results.ranked()), _importances(results)
+    rest = {"losses": curves[2]} if curves else {}
+    return by_key | rest | ({"importances": importances[2]} if importances else {})
+
+
+def _shown(figure):
+    """A figure as the page has it: with a data URI in the place of what draws it."""
+    title, alt, drawing = figure
+    return title, alt, pictures.drawn(*drawing)
+
+
 def _by_key(results):
-    """A picture for each key: title, text for those who cannot see it, data URI."""
+    """A figure for each key: title, text for those who cannot see it, what draws it."""
     ended = [each for each in results.configurations if each.figures]
     found = []
     for key, name in results.names.items() if ended else ():
         points = [(each.values[key], each.figures, _others(results, each, key)) for each in ended]
         alt = f"{results.title} by {name}; best {results.name_of(results.ranked()[0])}"
         arguments = points, name, results.title, key in results.log, results.is_accuracy, not results.sampled
-        found.append((name, alt, pictures.drawn(sweep_pictures.by_key, *arguments)))
+        found.append((name, alt, (sweep_pictures.by_key, *arguments)))
     return found
 
 
@@ -194,26 +197,31 @@ def _others(results, each, key):
 
 def _losses(results, ranked):
     """The training loss by epoch: picture, and the numbers of the best configurations."""
-    curves = [(results.name_of(each), _mean_curve(each.losses)) for each in ranked if any(each.losses)]
-    if not curves:
+    figure = _curves(results, ranked)
+    if not figure:
         return None
-    shown = curves[:_MOST_CURVES]
-    rest = [curve for _, curve in curves[_MOST_CURVES:]]
-    ends = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in shown)
+    _, shown, rest = figure[2]
     epochs = range(max(len(curve) for _, curve in shown))
     return {
         "note": f" The {_MOST_CURVES} best have names, the others are grey." if rest else "",
-        "picture": (
-            "training loss",
-            f"Training loss by epoch, at the end {ends}",
-            pictures.drawn(sweep_pictures.losses, shown, rest),
-        ),
+        "picture": _shown(figure),
         "names": [name for name, _ in shown],
         "rows": [
             (epoch + 1, [number(curve[epoch], ".3f") if epoch < len(curve) else UNKNOWN for _, curve in shown])
             for epoch in epochs
         ],
     }
+
+
+def _curves(results, ranked):
+    """The figure of the training losses; None where no epoch has ended."""
+    curves = [(results.name_of(each), _mean_curve(each.losses)) for each in ranked if any(each.losses)]
+    if not curves:
+        return None
+    shown = curves[:_MOST_CURVES]
+    rest = [curve for _, curve in curves[_MOST_CURVES:]]
+    ends = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in shown)
+    return "training loss", f"Training loss by epoch, at the end {ends}", (sweep_pictures.losses, shown, rest)
 
 
 def _mean_curve(losses):
@@ -227,7 +235,7 @@ def _importances(results):
         return None
     shares = {results.names[key]: share for key, share in results.importances.items()}
     alt = "Importance: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    return "share", alt, pictures.drawn(sweep_pictures.importances, shares)
+    return "share", alt, (sweep_pictures.importances, shares)
 
 
 def _is_numeric(results, key):

@@ -179,35 +179,19 @@ def plan(recipe, start=None):
     optimizer = components.optimizer(recipe.optimizer)
     loss = components.loss(recipe.loss)
 
-    dataset = data.load(recipe.data)
-    if len(dataset.class_names) < 2:
-        raise InputError(
-            f"{dataset.source} has one class, {dataset.class_names[0]}; expected two or more to tell apart"
-        )
-    own_validation = dataset.validation is not None
-    if recipe.validation and not own_validation:
-        dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
-    _expect_validation(recipe, dataset)
+    dataset, own_validation = _dataset(recipe)
     expect_shared(0 if recipe.drop_last else len(dataset.train), recipe.batch_size, backend.device_count())
     train = Fixed(dataset.train, fixed, recipe.seed) if fixed else dataset.train
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
     batching["part"] = (processes.rank, processes.count) if processes else (0, 1)
     batches = Batches(train, transforms=transforms, **batching)
 
-    whole = _whole(recipe, dataset)
-    start = start or recipe.pretrained
-    new_layers = models.load_pretrained(whole, start) if start else []
-    if recipe.freeze:
-        models.freeze(whole, recipe.freeze)
+    whole, new_layers = _whole(recipe, dataset, start or recipe.pretrained)
     unfreeze = callbacks.Unfreeze(recipe.unfreeze_epoch, recipe.freeze) if recipe.unfreeze_epoch else None
     part = trained_part(whole, dataset, batches, unfreezes=unfreeze is not None)
     if part.on_features:
         batches = Batches(part.splits["train"], **batching)
-    model = part.model
-    if recipe.sharpness_aware:
-        model = components.sharpness_aware(recipe.sharpness_aware, model, recipe.accumulate)
-    elif recipe.accumulate > 1:
-        model = Accumulated(model, recipe.accumulate)
+    model = _training(recipe, part.model)
     backend.accelerate(model)
     rate, schedule = float(optimizer.learning_rate), None
     if schedule_of:
@@ -235,15 +219,41 @@ def plan(recipe, start=None):
     )
 
 
-def _expect_validation(recipe, dataset):
+def _dataset(recipe):
+    """The data, with the validation images that the recipe holds out; and whether they came with their own."""
+    dataset = data.load(recipe.data)
+    if len(dataset.class_names) < 2:
+        raise InputError(
+            f"{dataset.source} has one class, {dataset.class_names[0]}; expected two or more to tell apart"
+        )
+    own_validation = dataset.validation is not None
+    if recipe.validation and not own_validation:
+        dataset = dataset.split_validation(recipe.validation, recipe.validation_seed)
     if recipe.select_on == "validation" and dataset.validation is None:
         raise InputError(
             f"select_on is 'validation' but validation is 0, and {dataset.source} has no images for it: hold images "
             "out (validation=0.1) or select on 'last'"
         )
+    return dataset, own_validation
 
 
-def _whole(recipe, dataset):
+def _whole(recipe, dataset, start):
+    """The model that is saved, with the weights of a file where `start` names one; and the layers that it lacks."""
+    whole = _new(recipe, dataset)
+    new_layers = models.load_pretrained(whole, start) if start else []
+    if recipe.freeze:
+        models.freeze(whole, recipe.freeze)
+    return whole, new_layers
+
+
+def _training(recipe, model):
+    """The model, or what trains it by steps of another kind."""
+    if recipe.sharpness_aware:
+        return components.sharpness_aware(recipe.sharpness_aware, model, recipe.accumulate)
+    return Accumulated(model, recipe.accumulate) if recipe.accumulate > 1 else model
+
+
+def _new(recipe, dataset):
     keras.utils.set_random_seed(recipe.seed % 2**32)
     whole = components.model(
         recipe.model,

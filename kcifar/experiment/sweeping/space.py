@@ -160,7 +160,9 @@ def seeds_in(text):
 
 def _listed_seeds(pieces):
     if not all(re.fullmatch(r"\d{1,20}", piece) for piece in pieces) or len(set(map(int, pieces))) < len(pieces):
-        raise InputError(f"seed is '{','.join(pieces):.80}'; expected numbers, each once, as 0,1,2, or a range, as 0..4")
+        raise InputError(
+            f"seed is '{','.join(pieces):.80}'; expected numbers, each once, as 0,1,2, or a range, as 0..4"
+        )
     return map(int, pieces)
 
 

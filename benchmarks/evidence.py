@@ -147,11 +147,9 @@ def _started(run, environment):
 
 def _command(run, environment, resolved, overrides, own_data):
     """The command line that does it again; of a run that went on from another, the one that was given."""
-    given = list(map(str, environment.get("command") or []))
-    arguments = given[1:] if given[:1] == ["train.py"] else []
+    arguments = records.training_arguments(run)
     if not environment.get("continues"):
-        named = [text for text in arguments if text.endswith(".py") and "=" not in text]
-        path = Path(named[0]) if named else Path(f"{run.path.resolve().name}.py")
+        path = records.recipe_path(run) or Path(f"{run.path.resolve().name}.py")
         file = str(path) if not path.is_absolute() else f"recipes/{path.name}"
         data = [] if resolved.data == own_data else ["--data", _last_part(resolved.data)]
         arguments = [file, *overrides, f"seed={resolved.seed}", *data]

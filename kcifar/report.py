@@ -79,7 +79,7 @@ def _report(options):
         if not tables:
             return
         options.out = options.figures = None  # which are of the sweep; tables are of its runs
-    runs = saved.find_all(options.runs)
+    runs = saved.find_all(sweep.ended() if sweep else options.runs)
     know_ensembles(runs)
 
     from kcifar.evaluation.reporting import expect_place, gathered, write_page

@@ -75,17 +75,21 @@ def _sweep(options):
     if options.range_test:
         _range_test(options, overrides)
         return
-    begun = begin.prepare(options.recipe, overrides, options.out, options.trials, options.prune, options.yes)
+    how = options.trials, options.prune, options.yes, options.random
+    begun = begin.prepare(options.recipe, overrides, options.out, *how)
     for name, text in begun.describe():
         say(f"{name:<15}{printable(text)}")
     say()
     with interrupts.advising("the same command again goes on with this sweep"):
-        folder = begin.run(begun, options.study, options.workers, options.random)
+        folder, failed = begin.run(begun, options.study, options.workers)
 
     from kcifar.experiment.sweeping.results import results_of, write_report
 
     say(f"\n{begin.summary(results_of(folder))}")
     say(printable(write_report(folder)))
+    if failed:
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise InputError(f"{failed[0]}{more}; the same command again tries what failed again")
 
 
 def _range_test(options, overrides):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from kcifar import recipe
-from kcifar.experiment.sweeping import workers
+from kcifar.experiment.sweeping import check, workers
 from kcifar.runs.folder import RunFolder
 from kcifar.train import main as train
 
@@ -106,6 +106,10 @@ def write_end(run):
 
 @contextlib.contextmanager
 def trainings(kind):
-    """Within it the trainings of sweeps are of this kind, not processes."""
-    with mock.patch.object(workers, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": kind})):
+    """Within it the trainings of sweeps are of this kind, not processes; that they can be planned is not looked at."""
+    popen = SimpleNamespace(**vars(subprocess) | {"Popen": kind})
+    with (
+        mock.patch.object(workers, "subprocess", popen),
+        mock.patch.object(check, "_told_by_a_process", return_value=None),
+    ):
         yield kind

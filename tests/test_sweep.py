@@ -24,7 +24,7 @@ from kcifar.experiment.sweeping import folder, runner
 from kcifar.experiment.sweeping.begin import prepare
 from kcifar.experiment.sweeping.results import results_of
 from kcifar.experiment.sweeping.shown import Table
-from kcifar.experiment.sweeping.study import JOURNAL, _journal
+from kcifar.experiment.sweeping.storage import JOURNAL, journal
 from kcifar.report import main as report
 from kcifar.sweep import main as sweep
 from tests.fake_trainings import Faked, Here, begin_run, trainings, write_end, write_epochs
@@ -113,6 +113,46 @@ def test_the_report(swept, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
 
 
+def test_a_configuration_of_which_a_seed_diverged_is_not_the_best(tmp_path, capsys):
+    class Lucky(Drawn):
+        @staticmethod
+        def accuracy(recipe, epoch):
+            return 0.9 if recipe.optimizer.arguments["learning_rate"] == 0.1 else 0.5
+
+        def end(self):
+            Faked.end(self)
+            if self.run.path.name == "learning_rate=0.1,seed=1":
+                self.run.metrics.unlink()
+                self.run.divergence.write_text("the loss is nan\n")
+                self.code = 2
+
+    with trainings(Lucky):
+        assert sweep([RECIPE, "epochs=1", "optimizer.learning_rate=0.1,0.01", "seed=0..1", "--out", str(tmp_path)]) == 0
+    best, rest = capsys.readouterr().out.splitlines()[-3:-1]
+    assert best == "50.00%  learning_rate 0.01"
+    assert rest.startswith("1 did not complete: diverged: the loss is nan")
+    assert results_of(folder.find(tmp_path)).ranked()[0].values == {"optimizer.learning_rate": 0.01}
+
+
+def test_what_failed_is_told_at_the_end(tmp_path, capsys):
+    class Once(Faked):
+        def end(self):
+            self.code = 0 if len(self.started) == 1 else 3
+            if not self.code:
+                super().end()
+
+    command = [RECIPE, "epochs=1", "optimizer.learning_rate=0.1,0.01", "--out", str(tmp_path)]
+    with trainings(Once):
+        assert sweep(command) == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == str(tmp_path / "report.html")
+    last = said.err.splitlines()[-1]
+    assert "learning_rate=0.01' ended with exit code 3; the same command again tries what failed again" in last
+    (tmp_path / "learning_rate=0.1" / "metrics.json").write_text("{}")
+    assert report([str(tmp_path)]) == 2
+    assert "has no test_accuracy: delete it, and it is made again" in capsys.readouterr().err
+
+
 def test_importances(swept, tmp_path):
     """The rate decides, not the dropout; of fewer than five configurations none are told."""
     results = results_of(folder.find(swept[0]))
@@ -138,12 +178,13 @@ def test_a_report_while_it_runs(swept, tmp_path):
 
 def test_the_table_on_a_terminal(tmp_path):
     begun = prepare(RECIPE, GRID, tmp_path / "sweep")
-    folder.make(begun.out, begun.sweep)
+    folder.make(begun.out)
     found = folder.take(begun.out, begun.sweep)
     console = Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False)
     table = Table(found, begun.selection, console)
-    runs = [found.run(configuration, 0) for configuration in begun.sweep.space.configurations()[:2]]
-    begin_run(runs[0].path, begun.sweep.recipe_of(begun.sweep.space.configurations()[0], 0))
+    configurations = list(begun.sweep.space.configurations())
+    runs = [found.run(configuration, 0) for configuration in configurations[:2]]
+    begin_run(runs[0].path, begun.sweep.recipe_of(configurations[0], 0))
     write_epochs(runs[0], [0.25, 0.5])
     now = time.monotonic()
     table.update({place: SimpleNamespace(run=run, began=now) for place, run in enumerate(runs)})
@@ -192,7 +233,7 @@ def test_a_command_that_is_killed_leaves_its_run_to_the_next(stalling, capsys):
             assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     assert '"resumed"' in (runs[0] / "environment.json").read_text()
     assert '"resumed"' not in (runs[1] / "environment.json").read_text()
-    study = optuna.load_study(study_name="sweep", storage=_journal(Path("sweep") / JOURNAL))
+    study = optuna.load_study(study_name="sweep", storage=journal(Path("sweep") / JOURNAL))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
     _expect_tables_and_figures(runs, capsys)
 

@@ -108,6 +108,8 @@ def range_test(recipe):
         if backend.is_out_of_memory(error):
             raise InputError(f"out of memory ({one_line(error)[:80]}): give a smaller batch_size") from None
         raise
+    if not watch.losses:
+        raise InputError(f"the loss of the first batch is no number, at a learning rate of {LOWEST}: look at the data")
     return RangeTest(rates[: len(watch.losses)], np.array(watch.losses))
 
 

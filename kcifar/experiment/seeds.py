@@ -1,11 +1,9 @@
 """The same recipe from several seeds: members of an ensemble, or a mean with its spread."""
 
 import shlex
-import statistics
 from pathlib import Path
 
 from kcifar import recipe
-from kcifar.errors import InputError
 from kcifar.experiment.sweeping.folder import Sweep, SweepFolder
 from kcifar.experiment.sweeping.runner import Listed, Runner
 from kcifar.experiment.sweeping.selection import Selection
@@ -14,6 +12,7 @@ from kcifar.experiment.sweeping.space import Space
 from kcifar.interrupts import interrupts
 from kcifar.output import printable, say
 from kcifar.runs.report import records
+from kcifar.runs.report.spread import spread
 
 
 def train_seeds(path, overrides, seeds, out=None, progress_every=None, workers=1):
@@ -38,13 +37,14 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None, workers=1
     """
     out = Path(out or Path("runs") / f"{Path(path).stem}-seeds{seeds[0]}-{seeds[-1]}")
     base = recipe.load(path).override(overrides)
-    sweep = Sweep(Path(path).stem, "", base, tuple(overrides), Space((), tuple(seeds)))
+    sweep = Sweep(Path(path).stem, base, Space((), tuple(seeds)))
     folder = SweepFolder(out, sweep, name_of=lambda configuration, seed: f"seed{seed}")
     folder.expect_runs_of_it([{}])
     runs = {seed: folder.run({}, seed) for seed in seeds}
     for place, (seed, run) in enumerate(runs.items(), start=1):
         if run.complete:
-            say(f"seed {seed}, {place} of {len(runs)}: {printable(run.path)} is done, {_accuracy(run):.2%} on test")
+            done = f"is done, {records.test_accuracy(run):.2%} on test"
+            say(f"seed {seed}, {place} of {len(runs)}: {printable(run.path)} {done}")
     progress = shown(folder, Selection(base, has_validation=False), workers)
     with interrupts.advising("the same command again goes on with this seed and the others"):
         Runner(folder, Listed({}), path, overrides, progress, workers, progress_every).run()
@@ -52,19 +52,16 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None, workers=1
     return out
 
 
-def _accuracy(run):
-    accuracy = records.metrics(run).get("test_accuracy")
-    if accuracy is None:
-        raise InputError(f"'{run.metrics}' has no test_accuracy: delete it, and it is made again")
-    return accuracy
-
-
 def _summary(runs):
-    accuracies = [_accuracy(run) for run in runs.values()]
+    accuracies = [records.test_accuracy(run) for run in runs.values()]
     lines = [f"seed {seed:<6}{accuracy:.2%} on test" for seed, accuracy in zip(runs, accuracies, strict=True)]
     if len(accuracies) > 1:
-        mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
-        lines.append(f"{'mean':<11}{mean:.2%} ± {100 * spread:.2f} (standard deviation of {len(accuracies)} seeds)")
+        of_all = spread(accuracies)
+        low, high = of_all.interval
+        lines.append(
+            f"{'mean':<11}{of_all.mean:.2%} ± {100 * of_all.deviation:.2f} (standard deviation of {of_all.n} seeds; "
+            f"95 % interval of the mean {100 * low:.2f} to {100 * high:.2f})"
+        )
     if next(iter(runs.values())).recipe.select_on == "test":
         lines.append("their epochs were chosen on the test set itself: not an honest estimate")
     return "\n".join(lines)

@@ -103,9 +103,11 @@ def test_what_is_printed(finished):
     assert f"seed 1, 2 of 2: {out / 'seed1'}" in lines
     accuracies = [metrics(out / f"seed{seed}")["test_accuracy"] for seed in (0, 1)]
     mean, spread = statistics.mean(accuracies), abs(accuracies[0] - accuracies[1]) / 2**0.5
-    assert [line.split() for line in lines[-4:-1]] == [
-        *(["seed", f"{seed}", f"{accuracy:.2%}", "on", "test"] for seed, accuracy in enumerate(accuracies)),
-        f"mean {mean:.2%} ± {100 * spread:.2f} (standard deviation of 2 seeds)".split(),
+    half = 12.706 * spread / 2**0.5  # Student's t of one degree of freedom
+    interval = f"{100 * (mean - half):.2f} to {100 * (mean + half):.2f}"
+    assert [" ".join(line.split()) for line in lines[-4:-1]] == [
+        *(f"seed {seed} {accuracy:.2%} on test" for seed, accuracy in enumerate(accuracies)),
+        f"mean {mean:.2%} ± {100 * spread:.2f} (standard deviation of 2 seeds; 95 % interval of the mean {interval})",
     ]
     assert lines[-1] == f"let them vote: python -m kcifar.vote {out}"
 

@@ -68,7 +68,21 @@ def test_the_same_seed_twice_counts_once(tmp_path):
     twice = [reported(tmp_path / name, right, seed=seed) for name, right, seed in (("a", 5, 0), ("b", 6, 0))]
     assert len(table.rows(twice)) == 2
     third = reported(tmp_path / "c", 7, seed=1)
-    assert table.rows([*twice, third])[-1]["test_accuracy"] == pytest.approx(0.6)
+    assert table.rows([*twice, third])[-1]["test_accuracy"] == pytest.approx(0.65)
+    earlier = reported(tmp_path / "d", 1, seed=0, started="2026-11-29T12:00:00+00:00")
+    assert table.rows([*twice, third, earlier])[-1]["test_accuracy"] == pytest.approx(0.65)
+    elsewhere = reported(tmp_path / "e", 1, seed=2, device="H200")
+    assert table.rows([*twice, third, elsewhere])[-1]["n"] == 2
+
+
+def test_however_the_training_was_started_its_recipe_is_known(tmp_path):
+    """`kcifar train`, `python -m kcifar.train`, `python -m kcifar train`."""
+    commands = [["kcifar", "train"], ["train.py"], ["__main__.py", "train"]]
+    command = [[*start, "recipes/mixup.py", "--seed", "0"] for start in commands]
+    runs = [reported(tmp_path / str(seed), 5, seed=seed, command=each) for seed, each in enumerate(command)]
+    assert [row["recipe"] for row in table.rows(runs)] == ["mixup"] * 4
+    runs = [reported(tmp_path / "evaluated", 5, command=["kcifar", "evaluate", "mixup.py"])]
+    assert table.rows(runs)[0]["recipe"] == "evaluated"
 
 
 def test_no_name_is_a_formula_of_a_spreadsheet(runs):

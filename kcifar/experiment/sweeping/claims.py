@@ -9,6 +9,7 @@ import contextlib
 from kcifar.errors import InputError, one_line
 from kcifar.runs.lock import LEASE_SECONDS, LOCK
 
+TURN = "turn.lock"
 _PATIENCE = 120  # seconds for a turn, in which others tell their studies what has ended
 
 
@@ -16,11 +17,12 @@ class Claims:
     """The claims of this process on runs of a sweep.
 
     Args:
-        folder: of the sweep, where they are kept, in `claims/`.
+        folder: of the sweep, where they are kept, each beside its run: as a folder of their own would have to be made
+            and removed, which another may do at that moment.
     """
 
     def __init__(self, folder):
-        self.folder = folder / "claims"
+        self.folder = folder
         self._leases = {}  # by path: one that is asked again knows how long another's has not been renewed
         self._own = set()
 
@@ -35,11 +37,11 @@ class Claims:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with self._lease(self.folder / "turn.lock").acquire(timeout=_PATIENCE, poll_interval=0.05):
+            with self._lease(self.folder / TURN).acquire(timeout=_PATIENCE, poll_interval=0.05):
                 yield
         except Timeout:
             raise InputError(
-                f"'{self.folder / 'turn.lock'}' is held by another process for {_PATIENCE} s: look whether it hangs"
+                f"'{self.folder / TURN}' is held by another process for {_PATIENCE} s: look whether it hangs"
             ) from None
 
     def take(self, name, run):
@@ -66,11 +68,6 @@ class Claims:
         self._own.discard(name)
         with contextlib.suppress(OSError):
             self._lease(self._path(name)).release()
-
-    def close(self):
-        """Removes the folder of the claims, where nobody has one."""
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
 
     def _path(self, name):
         return self.folder / f"{name}.lock"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import secrets
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from kcifar import reading
 from kcifar.errors import InputError, one_line, some
 from kcifar.experiment.sweeping.space import Choices, Range, Space, overrides_of, plain
 from kcifar.recipe import Recipe
-from kcifar.runs.files import write_json
+from kcifar.runs.files import UNFINISHED, write_json
 from kcifar.runs.folder import RunFolder
 
 DESCRIPTION = "sweep.json"
-_HELD = {"id", "name", "source", "recipe", "overrides", "space", "seeds", "trials", "prune"}
+_HELD = {"id", "name", "recipe", "space", "seeds", "trials", "prune", "at_random"}
+_OURS = re.compile(rf"{re.escape(UNFINISHED)}.*|.*\.lock|study\.journal.*|output|report\.html|{re.escape(DESCRIPTION)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +24,20 @@ class Sweep:
 
     Attributes:
         name: of the recipe's file.
-        source: the text of that file.
-        recipe: that with the overrides that are the same in all runs.
-        overrides: these.
+        recipe: as that says, with the overrides that are the same in all runs.
         space: what is varied.
         trials: how many configurations are drawn; None of a grid.
         prune: whether configurations that do worse than the median are ended early.
+        at_random: whether they are drawn by chance alone, not by TPE.
         id: drawn when it was begun.
     """
 
     name: str
-    source: str
     recipe: Recipe
-    overrides: tuple
     space: Space
     trials: int | None = None
     prune: bool = False
+    at_random: bool = False
     id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8), compare=False)
 
     @property
@@ -59,13 +59,12 @@ class Sweep:
         return {
             "id": self.id,
             "name": self.name,
-            "source": self.source,
             "recipe": json.loads(self.recipe.to_json()),
-            "overrides": list(self.overrides),
             "space": self.space.to_json(),
             "seeds": self.space.seeds and list(self.space.seeds),
             "trials": self.trials,
             "prune": self.prune,
+            "at_random": self.at_random,
         }
 
     @classmethod
@@ -81,11 +80,8 @@ class Sweep:
         for dimension in dimensions:
             recipe.value(dimension.key)
         trials = None if held["trials"] is None else int(held["trials"])
-        names = str(held["name"]), str(held["source"])
-        overrides = tuple(map(str, held["overrides"]))
-        return cls(
-            *names, recipe, overrides, Space(tuple(dimensions), seeds), trials, held["prune"] is True, held["id"]
-        )
+        flags = held["prune"] is True, held["at_random"] is True
+        return cls(str(held["name"]), recipe, Space(tuple(dimensions), seeds), trials, *flags, held["id"])
 
 
 class SweepFolder:
@@ -111,6 +107,14 @@ class SweepFolder:
         """The file for what the training of a run says, where it is not shown."""
         return self.path / "output" / f"{name}.txt"
 
+    def ended(self):
+        """The paths of the runs that have ended, by their configurations. Raises InputError where there is none."""
+        runs = [self.run(configuration, seed) for configuration in self.found() for seed in self.sweep.seeds]
+        paths = [run.path for run in runs if run.complete]
+        if not paths:
+            raise InputError(f"'{self.path}' has no run that has ended: give its command again")
+        return paths
+
     def found(self, known=()):
         """The configurations of runs that were begun in the folder.
 
@@ -120,17 +124,35 @@ class SweepFolder:
         Raises:
             InputError: the recipe of a run is damaged.
         """
-        seeds, keys = self.sweep.seeds, [dimension.key for dimension in self.sweep.space.dimensions]
-        names = {self.name_of(configuration, seed) for configuration in known for seed in seeds}
+        names = {self.name_of(configuration, seed) for configuration in known for seed in self.sweep.seeds}
         configurations = []
         for path in sorted(self.path.iterdir()):
-            run = RunFolder(path)
-            if path.name not in names and path.is_dir() and run.begun and run.recipe_json.is_file():
-                recipe = run.recipe
-                configuration = {key: plain(recipe.value(key)) for key in keys}
-                if configuration not in configurations:
-                    configurations.append(configuration)
+            found = None if path.name in names else self._configuration_of(RunFolder(path))
+            if found is not None and found not in configurations:
+                configurations.append(found)
         return configurations
+
+    def expect_free(self):
+        """Raises InputError where the path is a file, or holds what is no part of this sweep."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"'{self.path}' is a file; choose another --out")
+        for child in sorted(self.path.iterdir()) if self.path.is_dir() else ():
+            if not _OURS.fullmatch(child.name) and self._configuration_of(RunFolder(child)) is None:
+                raise InputError(
+                    f"'{self.path}' is already there and no sweep, it holds '{child.name}'; choose another --out"
+                )
+
+    def _configuration_of(self, run):
+        """That of a run which was begun as one of this sweep: under its name; else None."""
+        if not (run.path.is_dir() and run.begun and run.recipe_json.is_file()):
+            return None
+        recipe = run.recipe
+        try:
+            found = {dimension.key: plain(recipe.value(dimension.key)) for dimension in self.sweep.space.dimensions}
+        except (KeyError, AttributeError, StopIteration):  # it lacks the component
+            return None
+        names = [self.name_of(found, seed) for seed in self.sweep.seeds]
+        return found if self.sweep.space.has(found) and run.path.name in names else None
 
     def expect_runs_of_it(self, configurations):
         """Raises InputError where a run that was begun in the folder is of another recipe."""
@@ -150,25 +172,27 @@ def find(path):
         return SweepFolder(path, Sweep.from_json(reading.parsed_json(reading.text(file))))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
         raise InputError(
-            f"'{file}' is damaged ({one_line(error)}): remove it and give the command again: the runs beside it stay"
+            f"'{file}' is damaged ({one_line(error)}): remove it and give the command again: the runs beside it stay "
+            "(a study in a database begins anew: remove it, too)"
         ) from None
 
 
-def make(path, sweep):
-    """Makes the folder of a sweep, where there is none.
-
-    Args:
-        path: of a folder that there is not yet, or is empty, or of the same sweep, perhaps of fewer trials.
-        sweep: a `Sweep`.
+def is_begun(path, sweep):
+    """Whether a sweep was begun at a path already, perhaps of fewer trials.
 
     Raises:
-        InputError: there is something else, or no folder can be made there.
+        InputError: there is something else: another sweep, a file, a folder with something else in it.
     """
     found = find(path)
     if found is None:
-        _expect_free(Path(path))
+        SweepFolder(path, sweep).expect_free()
     else:
         _expect_same(found, sweep)
+    return found is not None
+
+
+def make(path):
+    """Makes the folder of a sweep, where there is none. Raises InputError where none can be made."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -176,7 +200,7 @@ def make(path, sweep):
 
 
 def take(path, sweep):
-    """The folder of a sweep that begins or goes on, which `make` made, with its `sweep.json`.
+    """The folder of a sweep that begins or goes on, which `make` has made, with its `sweep.json`.
 
     Raises:
         InputError: it is of another sweep meanwhile, or cannot be written.
@@ -197,15 +221,6 @@ def _not_written(path, error):
     return InputError(f"cannot write the sweep to '{path}': {error.strerror or error}; choose another --out")
 
 
-def _expect_free(path):
-    if path.exists() and not path.is_dir():
-        raise InputError(f"'{path}' is a file; choose another --out")
-    begun = path.is_dir() and any(RunFolder(child).begun for child in path.iterdir())
-    ours = {"claims", "output", "study.journal"}
-    if path.is_dir() and not begun and {child.name for child in path.iterdir()} - ours:
-        raise InputError(f"'{path}' is already there and no sweep; choose another --out")
-
-
 def _expect_same(found, sweep):
     own = found.sweep
     if own.space != sweep.space:
@@ -217,7 +232,9 @@ def _expect_same(found, sweep):
     if different:
         what = some([f"{name} is {getattr(own.recipe, name)!r} there" for name in different], 3)
         raise InputError(f"'{found.path}' is a sweep of another recipe ({what}); choose another --out")
-    if own.prune != sweep.prune:
-        raise InputError(f"'{found.path}' was begun {'with' if own.prune else 'without'} --prune; choose another --out")
+    for name, option in (("prune", "--prune"), ("at_random", "--random")):
+        if getattr(own, name) != getattr(sweep, name):
+            how = "with" if getattr(own, name) else "without"
+            raise InputError(f"'{found.path}' was begun {how} {option}; choose another --out")
     if own.trials and own.trials > sweep.trials:
         raise InputError(f"'{found.path}' is a sweep of {own.trials} trials; expected --trials of as many, or more")

@@ -1,5 +1,6 @@
 """What the runs of a sweep say, gathered for its report."""
 
+import math
 from pathlib import Path
 
 from kcifar.errors import InputError
@@ -77,15 +78,15 @@ def _has_validation(folder, begun):
 def _configuration(folder, configuration, selection):
     runs = [folder.run(configuration, seed) for seed in folder.sweep.seeds]
     ended = [run for run in runs if run.complete]
-    diverged = next((run.diverged for run in runs if run.diverged), "")
+    diverged = next((why for run in runs if (why := selection.diverged(run))), "")
     going = [run for run in runs if run.begun and not run.complete]
     epochs = max((len(records.log(run)) for run in going), default=0)
     unfinished = f"has not ended ({epochs} of {going[0].recipe.epochs} epochs)" if going else ""
     return Configuration(
         values=configuration,
         wanted=len(runs),
-        figures=[selection.of(run) for run in ended],
-        tests=[records.metrics(run)["test_accuracy"] for run in ended],
+        figures=[figure for run in ended if math.isfinite(figure := selection.of(run))],
+        tests=[records.test_accuracy(run) for run in ended],
         losses=[[row["loss"] for row in records.log(run)] for run in runs if run.begun],
         note=f"diverged: {diverged}" if diverged else unfinished,
     )
@@ -93,7 +94,7 @@ def _configuration(folder, configuration, selection):
 
 def _importances(sweep, configurations, selection):
     """Optuna's importances of the keys, by its default PED-ANOVA; {} where too few configurations have ended."""
-    ended = [each for each in configurations if each.figures]
+    ended = [each for each in configurations if each.is_whole]
     if len(ended) < _FEWEST:
         return {}
     import optuna
@@ -118,5 +119,5 @@ def _why_none(sweep, configurations):
         return (
             "There is none to tell, as one key was varied." if sweep.space.dimensions else "Only the seed was varied."
         )
-    ended = sum(bool(each.figures) for each in configurations)
+    ended = sum(each.is_whole for each in configurations)
     return f"They are told once {_FEWEST} configurations have ended; {ended} have."

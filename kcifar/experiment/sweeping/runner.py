@@ -22,7 +22,7 @@ class Runner:
         study: a `Study`, or `Listed`, which are asked for configurations and told how they did.
         recipe: path of the recipe's file.
         overrides: those of all runs.
-        shown: what shows how far it is, see `kcifar.experiment.sweeping.table`.
+        shown: what shows how far it is, see `kcifar.experiment.sweeping.shown`.
         workers: how many trainings at a time.
         progress_every: see `kcifar.experiment.train`; of one worker, whose training is shown.
     """
@@ -34,12 +34,12 @@ class Runner:
         self._circumstances = circumstances_of(workers)
         self._claims = Claims(folder.path)
         self._trainings = {}  # by worker: (training, configuration's number, run's name)
-        self._skipped = set()  # names of runs that failed
+        self._skipped = {}  # why runs failed, by their names
         self._deaths = {}  # by run's name: how many, behind which epoch
         self._failures, self._succeeded = 0, False
 
     def run(self):
-        """Returns when all runs have ended, wherever they are done.
+        """Returns when all runs have ended, wherever they are done: why those failed that did here.
 
         Raises:
             InputError: the first training failed, or three in a row; or what `Study` raises.
@@ -50,6 +50,7 @@ class Runner:
                 self._study.begin()
             while self._turn():
                 self._wait()
+            return list(self._skipped.values())
         except BaseException:
             end_all([training for training, _, _ in self._trainings.values()])
             raise
@@ -57,7 +58,6 @@ class Runner:
             for training, _, name in self._trainings.values():
                 training.close()
                 self._claims.give_back(name)
-            self._claims.close()
             self._study.close()
             self._shown.close()
 
@@ -84,12 +84,12 @@ class Runner:
         """Tells the study of each configuration that is being trained how it does, and ends what it prunes."""
         for number, configuration in self._study.active().items():
             runs = [self._folder.run(configuration, seed) for seed in self._folder.sweep.seeds]
-            diverged = next((run for run in runs if run.diverged), None)
-            if all(run.complete for run in runs):
+            diverged = next((why for run in runs if (why := self._study.diverged(run))), None)
+            if diverged:
+                self._study.prune(number, f"diverged: {diverged}")
+            elif all(run.complete for run in runs):
                 self._study.report(number, runs[0])
                 self._study.tell(number, runs)
-            elif diverged:
-                self._study.prune(number, f"diverged: {diverged.diverged}")
             elif runs[0].begun and self._study.report(number, runs[0]):
                 self._study.prune(number)
         for training, number, _ in self._trainings.values():
@@ -164,11 +164,11 @@ class Runner:
                 warn(f"the training of '{run.path}' was ended from outside (exit code {code}): it goes on")
                 return
         self._failures += 1
-        self._skipped.add(name)
         why = f"the training of '{run.path}' ended with exit code {code}"
         output = self._folder.output(name)
         if self._workers > 1:
             why += f", see '{output}'"
+        self._skipped[name] = why
         if not self._succeeded or self._failures == _MOST_FAILURES or not self._study.goes_on:
             raise InputError(f"{why}; {self._study.left}")
         with self._claims.turn():
@@ -200,6 +200,9 @@ class Listed:
 
     def another(self):
         return None
+
+    def diverged(self, run):
+        return ""
 
     def report(self, number, run):
         return False

@@ -1,5 +1,7 @@
 """By which figure configurations are compared, and what it is of a run."""
 
+import math
+
 from kcifar.errors import InputError
 from kcifar.runs.report import records
 
@@ -40,6 +42,13 @@ class Selection:
         if found is None:
             raise InputError(f"'{run.path}' has no {self.column}: delete it, and it is made again")
         return found
+
+    def diverged(self, run):
+        """Why a run has no figure and will have none; "" where it has one, or may have."""
+        if run.diverged or not run.complete:
+            return run.diverged
+        figure = self.of(run)
+        return "" if math.isfinite(figure) else f"its {self.column} is {figure}"
 
     def by_epoch(self, run):
         """The figures of the epochs that have ended, by their numbers; {} where none is logged."""

@@ -46,7 +46,7 @@ class Lines:
         """Of a grid by its order, of drawn ones by that in which they were begun."""
         space, seeds = self._folder.sweep.space, self._folder.sweep.seeds
         if not space.sampled:
-            return space.configurations().index(configuration) * len(seeds) + seeds.index(seed) + 1
+            return list(space.configurations()).index(configuration) * len(seeds) + seeds.index(seed) + 1
         return len(self._names | {path.parent.name for path in self._folder.path.glob("*/environment.json")})
 
     def ended(self, run):

@@ -30,6 +30,19 @@ class Choices:
     def __str__(self):
         return f"{self.key}={','.join(map(text_of, self.values))}"
 
+    @property
+    def size(self):
+        """How many there are."""
+        return len(self.values)
+
+    def every(self):
+        """Each of them."""
+        return self.values
+
+    def has(self, value):
+        """Whether a value is one of these."""
+        return value in self.values
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -50,6 +63,20 @@ class Range:
     @property
     def whole(self):
         return isinstance(self.low, int)
+
+    @property
+    def size(self):
+        """How many numbers there are."""
+        return self.high - self.low + 1 if self.whole else math.inf
+
+    def every(self):
+        """Each of them, where they are whole."""
+        return range(self.low, self.high + 1)
+
+    def has(self, value):
+        """Whether a value is one of these."""
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high and (isinstance(value, int) or not self.whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +113,20 @@ class Space:
         """How many runs a grid has."""
         return math.prod(len(dimension.values) for dimension in self.dimensions) * len(self.seeds or (None,))
 
+    def has(self, configuration):
+        """Whether a configuration is one of these."""
+        return all(dimension.has(configuration[dimension.key]) for dimension in self.dimensions)
+
+    @property
+    def size(self):
+        """How many configurations there are: infinity where a range has fractions."""
+        return math.prod(dimension.size for dimension in self.dimensions)
+
     def configurations(self):
-        """The configurations of a grid, dicts of values by key; the last key changes first."""
-        values = itertools.product(*(dimension.values for dimension in self.dimensions))
+        """Each configuration, a dict of values by key; the last key changes first. None has fractions of a range."""
         keys = [dimension.key for dimension in self.dimensions]
-        return [dict(zip(keys, found, strict=True)) for found in values]
+        for values in itertools.product(*(dimension.every() for dimension in self.dimensions)):
+            yield dict(zip(keys, values, strict=True))
 
     def run_name(self, configuration, seed):
         """The name of a run's folder: what it changes, as every file system takes it."""
@@ -239,6 +275,11 @@ def _range(base, key, text):
         raise InputError(f"'{key}' is the range {text}, but takes no numbers; expected its values in a list, as a,b")
     if not all(map(math.isfinite, (low, high))):
         raise InputError(f"'{key}' is the range {text}; expected finite numbers")
+    if isinstance(low, int) and isinstance(high, int) and "." in key and base.value(key) is None:
+        raise InputError(
+            f"'{key}' is the range {text}, and the recipe does not say whether it is a whole number: write "
+            f"{found[1] or ''}{low}.0..{high}.0 for fractions, or {key}=… in the recipe"
+        )
     if isinstance(low, float) or isinstance(high, float):
         low, high = float(low), float(high)
     if low >= high:
@@ -261,6 +302,11 @@ def expect_size(space, trials, sure):
     if trials is not None and not space.sampled:
         raise InputError(
             "--trials is given, but there is no range to draw from: leave it out, or give one, as log:1e-4..1e-1"
+        )
+    if trials is not None and trials > space.size:
+        raise InputError(
+            f"--trials is {trials}, but there are {space.size} configurations: expected as many at most, or lists of "
+            "all their values"
         )
     runs = trials * len(space.seeds or (None,)) if space.sampled else space.runs
     if runs > MOST and not sure:

@@ -1,22 +1,20 @@
 """What Optuna is asked and told. Its trials are configurations; what it is told is read in the runs' folders."""
 
-import contextlib
-import re
+import math
 import statistics
-import warnings
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from kcifar.errors import InputError, one_line
+from kcifar.errors import InputError
 from kcifar.experiment.sweeping.space import Choices
+from kcifar.experiment.sweeping.storage import Storage
 
-JOURNAL = "study.journal"
 _ID, _AGAIN = "kcifar_sweep", "again"
-_DIGITS = 4  # of a number that is drawn: so folders have short names, and the study says what was trained
+# Of a number that is drawn: so folders have short names, and the study says what was trained.
+_DIGITS, _STEPS = 4, 1000  # significant ones, or more where the range would have fewer steps than that
+_MOST_DRAWS = 20  # of a configuration that there was not yet
 _PRUNED = "pruned"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -53,7 +51,12 @@ class Sampler(optuna.samplers.BaseSampler):
 def _rounded(value, distribution):
     if not isinstance(distribution, FloatDistribution):
         return value
-    return min(max(float(f"{value:.{_DIGITS}g}"), distribution.low), distribution.high)
+    low, high = distribution.low, distribution.high
+    if value == 0:
+        return value
+    digits = _DIGITS - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, max(digits, math.ceil(math.log10(_STEPS / (high - low)))))
+    return min(max(rounded, low), high)
 
 
 class Study:
@@ -65,7 +68,6 @@ class Study:
         folder: a `SweepFolder`.
         selection: the `Selection` that configurations are compared by.
         storage: an address as Optuna takes it; None for a file in the folder.
-        at_random: see `Sampler`.
 
     Raises:
         InputError: the storage cannot be reached or read, or has a study of that name of another folder.
@@ -79,17 +81,16 @@ class Study:
     goes_on, follows = True, True
     left = "the same command again goes on"
 
-    def __init__(self, folder, selection, storage=None, at_random=False):
+    def __init__(self, folder, selection, storage=None):
         self._folder, self._sweep, self._selection = folder, folder.sweep, selection
         self._distributions = distributions(self._sweep.space)
-        self._storage, self._database = storage or str(folder.path / JOURNAL), None
-        with self._errors():
-            self._database = storage and _database(storage)
+        self._storage = Storage(folder.path, storage)
+        with self._storage.errors():
             self._study = _opened(
-                storage=self._database or _journal(folder.path / JOURNAL),
+                storage=self._storage.optunas,
                 study_name=folder.path.resolve().name,
                 direction=selection.direction,
-                sampler=Sampler(at_random),
+                sampler=Sampler(self._sweep.at_random),
                 pruner=optuna.pruners.MedianPruner() if self._sweep.prune else optuna.pruners.NopPruner(),
             )
             owner = self._study.user_attrs.get(_ID)
@@ -98,24 +99,22 @@ class Study:
         if storage and owner not in (None, self._sweep.id):
             self.close()
             raise InputError(
-                f"the study '{self._study.study_name}' at {without_password(storage)} is of a sweep in another folder: "
+                f"the study '{self._study.study_name}' at {self._storage} is of a sweep in another folder: "
                 "choose another name for the folder by --out, or work in the same folder over a shared disk"
             )
 
     def close(self):
         """Ends the connections to a database."""
-        if self._database:
-            self._database.remove_session()
-            self._database.engine.dispose()
+        self._storage.close()
 
     def begin(self):
         """Has the study know all configurations of a grid, and those whose runs are in the folder already.
 
         Configurations whose trainings failed are tried again.
         """
-        with self._errors():
+        with self._storage.errors():
             known = [self._configuration(trial) for trial in self._trials()]
-            wanted = [] if self._sweep.space.sampled else self._sweep.space.configurations()
+            wanted = () if self._sweep.space.sampled else self._sweep.space.configurations()
             for configuration in [*wanted, *self._folder.found(known)]:
                 if configuration not in known:
                     known.append(configuration)
@@ -129,34 +128,51 @@ class Study:
 
     def active(self):
         """The configurations that are being trained, by the numbers of their trials, in their order."""
-        with self._errors():
+        with self._storage.errors():
             running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             return {trial.number: self._configuration(trial) for trial in running}
 
     def another(self):
         """Begins another configuration, and returns its number; None where there is none left."""
-        with self._errors():
+        with self._storage.errors():
             trials = self._trials()
-            waits = any(trial.state == TrialState.WAITING for trial in trials)
-            drawn = sum(not trial.user_attrs.get(_AGAIN) for trial in trials)
-            if waits or (self._sweep.space.sampled and drawn < self._sweep.trials):
+            if any(trial.state == TrialState.WAITING for trial in trials):
                 return self._study.ask(self._distributions).number
-        return None
+            drawn = sum(not trial.user_attrs.get(_AGAIN) for trial in trials)
+            if not self._sweep.space.sampled or drawn >= self._sweep.trials:
+                return None
+            return self._new([trial.params for trial in trials])
+
+    def _new(self, known):
+        """Begins a configuration that is drawn. What there was already, as may be of whole numbers, is drawn anew."""
+        for _ in range(_MOST_DRAWS):
+            trial = self._study.ask(self._distributions)
+            if trial.params not in known:
+                return trial.number
+            trial.set_user_attr(_AGAIN, True)
+            self._study.tell(trial, state=TrialState.FAIL)
+        self._study.enqueue_trial(next(each for each in self._sweep.space.configurations() if each not in known))
+        return self._study.ask(self._distributions).number
 
     def report(self, number, run):
         """Tells of a configuration how the epochs of its first run did that have ended.
 
         Returns:
-            Whether it is to be ended, as it does worse than the median of the others; only on request.
+            Whether it is to be ended, as it does worse than the median of the others; only on request, and not where
+            no epoch is left.
         """
-        with self._errors():
+        with self._storage.errors():
             trial = self._trial(number)
             before = self._trials()[number].intermediate_values
             figures = self._selection.by_epoch(run)
             for epoch, figure in figures.items():
                 if epoch not in before:
                     trial.report(figure, epoch)
-            return bool(figures) and trial.should_prune()
+            return bool(figures) and max(figures) < run.recipe.epochs and trial.should_prune()
+
+    def diverged(self, run):
+        """Why a run has no figure and will have none; "" where it has one, or may have."""
+        return self._selection.diverged(run)
 
     def tell(self, number, runs):
         """Tells of a configuration whose runs have all ended the mean of their figures."""
@@ -172,17 +188,11 @@ class Study:
 
     def is_active(self, number):
         """Whether a configuration has not been ended, by whomever."""
-        with self._errors():
+        with self._storage.errors():
             return self._trials()[number].state == TrialState.RUNNING
 
-    def why(self):
-        """Of each configuration that did not complete, why, with the configuration."""
-        with self._errors():
-            ended = [t for t in self._trials() if t.state in (TrialState.PRUNED, TrialState.FAIL)]
-            return [(self._configuration(trial), trial.user_attrs.get("why", _PRUNED)) for trial in ended]
-
     def _end(self, number, state, figure=None, why=None):
-        with self._errors():
+        with self._storage.errors():
             if self._trials()[number].state != TrialState.RUNNING:
                 return
             if why:
@@ -198,32 +208,6 @@ class Study:
     def _configuration(self, trial):
         values = trial.params or trial.system_attrs.get("fixed_params", {})
         return {dimension.key: values.get(dimension.key) for dimension in self._sweep.space.dimensions}
-
-    @contextlib.contextmanager
-    def _errors(self):
-        """Has what a storage raises be told in a line."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                yield
-        except InputError:
-            raise
-        except Exception as error:  # whatever a database's driver raises
-            raise self._told(error) from None
-
-    def _told(self, error):
-        text = without_password(one_line(error)).partition(" (Background on this error")[0]
-        if self._storage.endswith(JOURNAL):
-            return InputError(
-                f"'{self._storage}' cannot be read or written ({text}): if it is damaged, remove it: it is made again "
-                "from the runs beside it"
-            )
-        for secret in re.findall(r"://[^/@]*?:([^@]+)@", self._storage):
-            text = text.replace(secret, "***")
-        return InputError(
-            f"the study at {without_password(self._storage)} cannot be used ({text}); expected an address that Optuna "
-            "reaches, as postgresql+psycopg://user@host/database or sqlite:///study.db"
-        )
 
 
 def distributions(space):
@@ -244,21 +228,3 @@ def _opened(direction, **options):
         return optuna.load_study(**options)
     except KeyError:
         return optuna.create_study(direction=direction, load_if_exists=True, **options)
-
-
-def without_password(address):
-    """An address, or a text with one, whose password is not shown."""
-    return re.sub(r"(://[^/@\s]*?):[^@\s]+@", r"\1:***@", address)
-
-
-def _database(address):
-    if address.startswith("redis"):
-        raise InputError(f"the study is at {without_password(address)}; expected a database, as postgresql+psycopg://…")
-    return optuna.storages.RDBStorage(address)
-
-
-def _journal(path):
-    # By a file that must not be there yet, which NFS and SMB know too. Optuna's own choice, a symbolic link, is none on
-    # some disks, and to a path that is not absolute it waits for ever on a lock that was left.
-    path = str(path.resolve())
-    return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from kcifar import reading
 from kcifar.errors import InputError
 
+_COMMANDS = ("kcifar", "kcifar.exe", "__main__.py")  # `kcifar train`, `python -m kcifar train`
 _MOST = 2**63  # of a number that a run wrote: time, counts, bytes
 _NUMBERS = ("test_accuracy", "best_epoch", "selected_accuracy",
             "epochs", "parameters", "trained_parameters", "feature_seconds",
@@ -24,8 +25,19 @@ def metrics(run):
     epochs = found.get("seconds_per_epoch", [])
     if not isinstance(epochs, list) or not all(map(_is_number, epochs)):
         raise _damaged(run.metrics, f"seconds_per_epoch is {epochs!r:.40}, no list of numbers")
+    loss = found.get("test_loss")  # which may be infinite
+    if loss is not None and (isinstance(loss, bool) or not isinstance(loss, (int, float))):
+        raise _damaged(run.metrics, f"test_loss is {loss!r:.40}, no number")
     if found.get("selected_on") not in (None, "validation", "test", "last"):
         raise _damaged(run.metrics, f"selected_on is {found['selected_on']!r:.40}")
+    return found
+
+
+def test_accuracy(run):
+    """That of a run which has ended. Raises InputError where it is not there."""
+    found = metrics(run).get("test_accuracy")
+    if found is None:
+        raise InputError(f"'{run.metrics}' has no test_accuracy: delete it, and it is made again")
     return found
 
 
@@ -48,11 +60,25 @@ def log(run):
 
 def recipe_name(run):
     """The name of the recipe's file, as the run's command gives it; the folder's name where it gives none."""
+    path = recipe_path(run)
+    return path.stem if path else run.path.resolve().name
+
+
+def recipe_path(run):
+    """The path of the recipe's file, as the run's command gives it; None where it gives none."""
+    named = [text for text in training_arguments(run) if text.endswith(".py") and "=" not in text]
+    return Path(named[0]) if named else None
+
+
+def training_arguments(run):
+    """The arguments of kcifar.train in the run's command; [] where a notebook or another program began it."""
     command = run.began_in().get("command")
-    trained = isinstance(command, list) and command[:1] == ["train.py"]  # else by a notebook
-    arguments = command[1:] if trained else []
-    named = [Path(text).stem for text in arguments if str(text).endswith(".py") and "=" not in text]
-    return named[0] if named else run.path.resolve().name
+    if not (isinstance(command, list) and command):
+        return []
+    program, *arguments = map(str, command)
+    if program in _COMMANDS:
+        return arguments[1:] if arguments[:1] == ["train"] else []
+    return arguments if program == "train.py" else []
 
 
 def _json(path):

@@ -36,6 +36,11 @@ class Configuration:
     def mean(self):
         return statistics.fmean(self.figures) if self.figures else None
 
+    @property
+    def is_whole(self):
+        """Whether all its runs have ended, each with a figure."""
+        return len(self.figures) == self.wanted
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:
@@ -75,9 +80,10 @@ class Results:
         return self.column.replace("_", " ").capitalize()
 
     def ranked(self):
-        """The configurations, the best first; those without a figure last."""
+        """The configurations, the best first; those last of which a run has diverged or has not ended."""
         sign = -1 if self.is_accuracy else 1
-        return sorted(self.configurations, key=lambda each: math.inf if each.mean is None else sign * each.mean)
+        by_mean = sorted(self.configurations, key=lambda each: math.inf if each.mean is None else sign * each.mean)
+        return sorted(by_mean, key=lambda each: not each.is_whole)
 
     def name_of(self, configuration):
         """Its values in a line."""

@@ -50,7 +50,8 @@ _LATEX = {sign: rf"\{sign}" for sign in "_&%$#{}"} | {
 def rows(runs):
     """The rows of the table, dicts with some of COLUMNS: text, numbers, or None where something is not known.
 
-    Runs that have not ended have rows of their own alone, and of a seed that there is twice the first run counts.
+    Runs that have not ended have rows of their own alone, and of a seed that there is twice the run that began last
+    counts.
 
     Args:
         runs: `Reported` of each, on the same test images.
@@ -58,12 +59,13 @@ def rows(runs):
     known = [reported.recipe for reported in runs if reported.recipe]
     differing = differences(known, but=("seed", "data")) if known else {}
     found = [_of_run(reported, name) for reported, name in zip(runs, short_names([r.run for r in runs]), strict=True)]
-    groups = {}
     of_known = [place for place, reported in enumerate(runs) if reported.recipe]
     for at, place in enumerate(of_known):
         found[place]["differences"] = " ".join(f"{key}={values[at]}" for key, values in differing.items())
+    groups = {}
+    for place in sorted(of_known, key=lambda place: str(runs[place].environment.get("started", ""))):
         if runs[place].run.ended:
-            groups.setdefault(_but_the_seed(runs[place]), {}).setdefault(runs[place].recipe.seed, place)
+            groups.setdefault(_but_the_seed(runs[place]), {})[runs[place].recipe.seed] = place
     several = [[group[seed] for seed in sorted(group)] for group in groups.values() if len(group) > 1]
     return found + [_of_seeds([runs[place] for place in places], found[places[0]]) for places in several]
 
@@ -72,7 +74,7 @@ def _but_the_seed(reported):
     """What is the same of runs that differ in the seed alone; their data by checksum, wherever they lie."""
     fields = json.loads(reported.recipe.to_json())
     fields = {name: value for name, value in fields.items() if name not in ("seed", "data")}
-    environment = [reported.environment.get(name) for name in ("data_sha256", "backend")]
+    environment = [reported.environment.get(name) for name in ("data_sha256", "backend", "device")]
     return json.dumps([reported.name, fields, environment], sort_keys=True)
 
 

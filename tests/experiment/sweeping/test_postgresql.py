@@ -13,7 +13,7 @@ import pytest
 
 from kcifar import InputError
 from tests.conftest import NO_POSTGRESQL, postgresql_programs
-from tests.experiment.sweeping.test_runner import ByRate, sweep
+from tests.experiment.sweeping.sweeps import ByRate, sweep
 
 pytestmark = [
     pytest.mark.once,

@@ -2,62 +2,19 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-import optuna
 import pytest
 
 from kcifar import InputError
-from kcifar.experiment.sweeping import begin, runner
 from kcifar.experiment.sweeping.claims import Claims
-from kcifar.experiment.sweeping.study import JOURNAL, _journal
-from tests.fake_trainings import Faked, begin_run, trainings, write_end, write_epochs
+from kcifar.experiment.sweeping.storage import JOURNAL
+from tests.experiment.sweeping.sweeps import GRID, NAMES, RECIPE, ROOT, ByRate, prepared, states, sweep, trials
+from tests.fake_trainings import Faked, begin_run, write_end, write_epochs
 
 pytestmark = pytest.mark.once
-
-RECIPE = Path(__file__).parents[3] / "recipes" / "demo.py"
-GRID = ["epochs=2", "optimizer.learning_rate=0.1,0.01", "seed=0..1"]
-NAMES = [f"learning_rate={rate},seed={seed}" for rate in (0.1, 0.01) for seed in (0, 1)]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(runner, "_SECONDS_BETWEEN_TURNS", 0.0)
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "sweep"
-
-
-def prepared(out, *overrides, **options):
-    return begin.prepare(RECIPE, overrides or GRID, out, **options)
-
-
-def sweep(out, *overrides, kind=None, storage=None, workers=1, at_random=False, **options):
-    """The names of the folders of the trainings that were begun."""
-    kind = kind or Faked
-    kind.started = ()
-    with trainings(kind):
-        begin.run(prepared(out, *overrides, **options), storage, workers, at_random)
-    return list(kind.started)
-
-
-def trials(out):
-    study = optuna.load_study(study_name=out.name, storage=_journal(out / JOURNAL))
-    return study.get_trials(deepcopy=False)
-
-
-def states(out):
-    return [trial.state.name for trial in trials(out)]
-
-
-class ByRate(Faked):
-    """Better at a lower rate, in later epochs, and from a higher seed."""
-
-    @staticmethod
-    def accuracy(recipe, epoch):
-        return 0.5 - recipe.optimizer.arguments["learning_rate"] + 0.1 * epoch + 0.01 * recipe.seed
 
 
 def test_a_grid_is_all_combinations_and_their_means_are_told(out):
@@ -95,7 +52,6 @@ def test_what_is_left_is_trained_and_what_was_begun_is_resumed(out):
     run = begin_run(out / NAMES[0], begun.sweep.recipe_of({"optimizer.learning_rate": 0.1}, 0))
     begin_run(out / NAMES[1], begun.sweep.recipe_of({"optimizer.learning_rate": 0.1}, 1))
     elsewhere = Claims(out)
-    (out / "claims").mkdir()
     assert elsewhere.take(NAMES[0], run)
     assert not Claims(out).take(NAMES[0], run)
     sweep(out, kind=Resuming)
@@ -137,38 +93,6 @@ def test_several_workers_and_their_means(out):
     assert states(out) == ["COMPLETE"] * 2
 
 
-def test_drawn_configurations(out):
-    """Of the ranges given, with four digits; more trials go on; who begins anew draws the same."""
-    space = ["optimizer.learning_rate=log:1e-4..1e-1", "epochs=1..3", "model.dropout=0.1,0.2"]
-    assert len(sweep(out, *space, kind=ByRate, trials=12)) == 12
-    found = [trial.params for trial in trials(out)]
-    assert all(1e-4 <= each["optimizer.learning_rate"] <= 1e-1 for each in found)
-    assert {each["epochs"] for each in found} == {1, 2, 3}
-    assert {each["model.dropout"] for each in found} == {0.1, 0.2}
-    assert all(len(f"{each['optimizer.learning_rate']:.10g}".lstrip("0.").partition("e")[0]) <= 5 for each in found)
-    assert f"learning_rate={found[0]['optimizer.learning_rate']!r}," in "".join(p.name for p in out.iterdir())
-    # Not one chance for all keys: drawn evenly, rate and dropout are apart.
-    assert len({(each["model.dropout"], each["optimizer.learning_rate"] > 3e-3) for each in found}) > 2
-    assert len(sweep(out, *space, kind=ByRate, trials=14)) == 2
-    again = out.parent / "again"
-    sweep(again, *space, kind=ByRate, trials=14)
-    assert [trial.params for trial in trials(again)] == [trial.params for trial in trials(out)]
-    with pytest.raises(InputError, match="is a sweep of 14 trials; expected --trials of as many"):
-        sweep(out, *space, trials=3)
-
-
-def test_what_did_well_is_looked_for(out):
-    """TPE draws lower rates than chance does, where they do better."""
-    space = ["optimizer.learning_rate=0.0..0.4", "epochs=1"]
-    sweep(out, *space, kind=ByRate, trials=25)
-    sweep(out.parent / "random", *space, kind=ByRate, trials=25, at_random=True)
-    of_tpe, of_chance = (
-        [t.params["optimizer.learning_rate"] for t in trials(each)] for each in (out, out.parent / "random")
-    )
-    assert of_tpe[:10] == of_chance[:10]
-    assert sum(of_tpe[10:]) < 0.5 * sum(of_chance[10:])
-
-
 class Stepwise(ByRate):
     """An epoch each time that it is looked at."""
 
@@ -198,6 +122,13 @@ def test_pruning(out):
     assert sweep(out, *rates, kind=Stepwise, prune=True) == []  # and is not resumed
 
 
+def test_what_has_ended_its_last_epoch_is_not_pruned(out):
+    """It would lose what it is about to write."""
+    rates = ["optimizer.learning_rate=0.01,0.02,0.03,0.04,0.05,0.3", "epochs=1"]
+    sweep(out, *rates, kind=Stepwise, prune=True)
+    assert states(out) == ["COMPLETE"] * 6
+
+
 class Failing(Faked):
     """Ends by the code `failure` where the name of its folder is `failing`."""
 
@@ -223,6 +154,18 @@ def test_one_that_diverges_is_told_and_not_begun_again(out):
     assert sweep(out) == []
 
 
+def test_one_whose_figure_is_no_number_is_told_as_diverged(out):
+    class Infinite(Faked):
+        def end(self):
+            super().end()
+            if self.run.path.name == NAMES[0]:
+                self.run.log.write_text(self.run.log.read_text().replace(",0.5\n", ",inf\n"))
+
+    assert sweep(out, "select_by=loss", *GRID, kind=Infinite) == [NAMES[0], *NAMES[2:]]
+    assert states(out) == ["PRUNED", "COMPLETE"]
+    assert trials(out)[0].user_attrs == {"why": "diverged: its validation_loss is inf"}
+
+
 def test_one_that_fails_is_left_out_and_tried_again_by_the_next_command(out, capsys):
     class Once(Failing):
         failing = NAMES[2]
@@ -238,7 +181,7 @@ def test_the_first_failure_ends_all(out):
     with pytest.raises(InputError, match=r"ended with exit code 2; the same command again goes on"):
         sweep(out, kind=Failing)
     assert Failing.started == (NAMES[0],)
-    assert not (out / "claims").exists()
+    assert not list(out.glob("*.lock"))
 
 
 def test_one_that_is_killed_goes_on(out, capsys):
@@ -272,6 +215,7 @@ def test_another_sweep_in_the_same_folder(out):
         ),
         (["epochs=3", *GRID[1:]], {}, r"is a sweep of another recipe \(epochs is 2 there\)"),
         (GRID, {"prune": True}, "was begun without --prune"),
+        (GRID, {"at_random": True}, "was begun without --random"),
     ]:
         with pytest.raises(InputError, match=message):
             sweep(out, *overrides, **options)
@@ -280,12 +224,44 @@ def test_another_sweep_in_the_same_folder(out):
 def test_folders_that_are_no_sweep(out, tmp_path):
     out.mkdir()
     (out / "notes.txt").touch()
-    with pytest.raises(InputError, match="is already there and no sweep; choose another --out"):
+    with pytest.raises(InputError, match=r"is already there and no sweep, it holds 'notes\.txt'; choose another"):
         sweep(out)
     with pytest.raises(InputError, match="is a file; choose another"):
         sweep(out / "notes.txt")
     with pytest.raises(InputError, match=r"cannot write the sweep to .*choose another"):
         sweep(out / "notes.txt" / "sweep")
+
+
+def test_what_a_killed_command_left_is_taken(out):
+    out.mkdir()
+    for name in (".kcifar-sweep-3f2.json", "turn.lock", JOURNAL):
+        (out / name).touch()
+    assert sweep(out) == NAMES
+
+
+def test_two_commands_at_once(out):
+    """They share the runs, also where both begin."""
+    program = "import sys; from tests.experiment.sweeping.sweeps import *; print(*sweep(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", program, out]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [name for each in both for name in each.communicate()[0].split()]
+    assert [each.returncode for each in both] == [0, 0]
+    assert sorted(started) == sorted(NAMES)
+    assert not list(out.glob("*.lock"))
+
+
+def test_runs_that_are_not_of_the_sweep(out):
+    """In its folder, under another name or with values that it does not have."""
+    sweep(out)
+    recipe = prepared(out).sweep.recipe_of({"optimizer.learning_rate": 0.1}, 0)
+    begin_run(out / "extra", recipe)
+    begin_run(out / "learning_rate=0.3,seed=0", recipe.override(["optimizer.learning_rate=0.3"]))
+    (out / JOURNAL).unlink()
+    assert sweep(out) == []
+    assert states(out) == ["COMPLETE"] * 2
+    (out / "sweep.json").unlink()
+    with pytest.raises(InputError, match="it holds 'extra'"):
+        sweep(out)
 
 
 def test_a_damaged_description_and_a_damaged_study(out):
@@ -300,6 +276,12 @@ def test_a_damaged_description_and_a_damaged_study(out):
     (out / JOURNAL).write_text("no journal\n" * 3)
     with pytest.raises(InputError, match=r"study\.journal' cannot be read .*made again from the runs"):
         sweep(out)
+
+
+@pytest.mark.parametrize("override", ["validation=0.1,0.2", "select_on=last,validation", "data=demo,auto"])
+def test_what_configurations_are_compared_by_is_not_varied(override, out):
+    with pytest.raises(InputError, match=r"is varied, but configurations are compared on the same images"):
+        prepared(out, override)
 
 
 def test_a_run_of_another_recipe(out):
@@ -318,34 +300,3 @@ def test_selection_on_test_is_refused_where_configurations_are_drawn(out):
     described = dict(prepared(out, *GRID, "select_on=test").describe())
     assert described["compared by"] == "test accuracy (the test set itself: not an honest estimate)"
     assert dict(prepared(out).describe())["compared by"] == "validation accuracy"
-
-
-def test_arguments_that_a_component_does_not_take(out):
-    with pytest.raises(InputError, match="Adam has no argument 'learning_rat'; did you mean 'learning_rate'"):
-        prepared(out, "optimizer.learning_rat=0.1,0.2")
-    with pytest.raises(InputError, match="expected"):
-        prepared(out, "transforms.RandomCrop.size=-1..4", trials=2)
-
-
-def test_a_database(out, tmp_path):
-    """Of Optuna's: the study is there, with its name; that of another folder is refused."""
-    address = f"sqlite:///{tmp_path}/study.db"
-    sweep(out, storage=address, kind=ByRate)
-    study = optuna.load_study(study_name=out.name, storage=address)
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
-    assert study.best_params == {"optimizer.learning_rate": 0.01}
-    assert not (out / JOURNAL).exists()
-    with pytest.raises(InputError, match=r"the study 'sweep' at sqlite.* is of a sweep in another folder"):
-        sweep(tmp_path / "b" / "sweep", storage=address)
-
-
-@pytest.mark.parametrize("address", ["sqlite:////nowhere/study.db", "nonsense", "mysql+nothing://me:secret@h/d"])
-def test_a_storage_that_cannot_be_reached(address, out):
-    with pytest.raises(
-        InputError, match=r"the study at .* cannot be used .*; expected an address that Optuna"
-    ) as error:
-        sweep(out, storage=address)
-    assert "secret" not in str(error.value)
-    assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="the study is at redis://x; expected a database"):
-        sweep(out, storage="redis://x")

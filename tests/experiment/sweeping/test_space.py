@@ -91,10 +91,12 @@ def test_names_of_folders():
         ("optimizer.learning_rate=log:-1..0.1", "logarithms begin above 0"),
         ("optimizer.learning_rate=0..1e999", "expected finite numbers"),
         ("epochs=1..2.5", "'epochs' cannot be '2.5'; expected a whole number"),
+        ("optimizer.momentum=0..1", "does not say whether it is a whole number: write 0.0..1.0 for fractions"),
         ("deterministic=0..1", "'deterministic' cannot be '0'; expected true or false"),
         ("seed=3..1", "seed is '3..1'; expected a number, or a range"),
         ("seed=0,x", "seed is '0,x'; expected numbers, each once"),
         ("seed=1,1", "seed is '1,1'; expected numbers, each once"),
+        ("seed=0," + "9" * 5000, "seed is '0,9"),
     ],
 )
 def test_what_is_refused(override, message):
@@ -113,12 +115,13 @@ def test_what_is_given_twice():
 def test_sizes():
     grid, drawn = space("epochs=1,2"), space("epochs=1..9", "seed=0..9")
     expect_size(grid, None, False)
-    expect_size(drawn, 100, False)
+    expect_size(drawn, 9, False)
     expect_size(space("epochs=1,2", "seed=0..999"), None, True)
     for found, trials, message in [
         (grid, 3, "no range to draw from"),
         (drawn, None, "'epochs' is a range, of which values are drawn: say how many by --trials"),
-        (drawn, 101, "1,010 runs: add --yes"),
+        (space("epochs=1..900", "seed=0..9"), 101, "1,010 runs: add --yes"),
+        (space("epochs=1..3", "precision=float32,bfloat16"), 7, "--trials is 7, but there are 6 configurations"),
         (space("epochs=1,2", "seed=0..999"), None, "2,000 runs: add --yes"),
         (space("epochs=3"), None, "nothing is varied"),
     ]:
@@ -132,3 +135,5 @@ def test_ranges_of_seeds():
     assert list(seeds_in("9..11")) == [9, 10, 11]
     with pytest.raises(InputError, match=r"3\.\.1"):
         seeds_in("3..1")
+    with pytest.raises(InputError, match="seed is '0"):
+        seeds_in("0.." + "9" * 5000)

@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from kcifar.errors import InputError, nearest
+from kcifar import gpus
+from kcifar.errors import InputError, ProcessLost, nearest
 from kcifar.interrupts import EXIT_CODE, end_with_stdin, exit_at_once, interrupts
 from kcifar.output import complain, drop_output, unbroken
 
@@ -123,12 +124,17 @@ def run_command(parser, work, arguments=None, shared=False):
             _check_backend()
             if not shared:
                 _expect_alone()
+            if is_one_of_several():
+                _expect_device_of_its_own(options)
             if getattr(options, "device", None):
                 _use_device(options.device)
             _import(getattr(options, "modules", ()))
             work(options)
         return 0
     except InputError as error:
+        if isinstance(error, ProcessLost) and interrupts.number is not None:
+            return _interrupted()  # and so was the other
+        _wait_for_first(error)
         return _complain(parser, str(error).removesuffix(f"; {error.advice}"), error.advice)
     except BrokenPipeError:
         drop_output()
@@ -202,6 +208,19 @@ def is_one_of_several():
     return os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
 
 
+def _expect_device_of_its_own(options):
+    # Before Keras is imported, and with it torch, which would compute on the first GPU in other threads than this.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else it tells at length of each lost connection
+    device = getattr(options, "device", None) or ""
+    if ":" in device:
+        raise InputError(
+            f"the device is '{device}', but there are several processes, each of which takes a GPU of its own: leave "
+            "it out, or give --device cpu"
+        )
+    if device != "cpu" and os.environ.get("KERAS_BACKEND") != "jax":
+        gpus.take_own()
+
+
 def _rank():
     rank = os.environ.get("RANK", "").strip()
     return int(rank) if is_one_of_several() and rank.isdecimal() else 0
@@ -239,11 +258,14 @@ def _import(modules):
         import_module(Path(module).stem if module.endswith(".py") else module)
 
 
+def _wait_for_first(error):
+    # It most likely says the same, and torchrun then ends the others; but it may be the one that is lost.
+    if _rank() and not isinstance(error, ProcessLost):
+        time.sleep(_FIRST_SAYS_IT)
+
+
 def _complain(parser, text, advice=""):
-    rank = _rank()
-    if rank:
-        time.sleep(_FIRST_SAYS_IT)  # most likely the same; then torchrun ends the others
-        text = f"process {rank}: {text}"
+    text = f"process {_rank()}: {text}" if _rank() else text
     complain(f"{parser.prog.removesuffix('.py').rpartition('.')[2]}: {text}", advice)
     return 2
 

@@ -31,7 +31,7 @@ _LISTS = ("recipes", "models", "transforms", "losses", "optimizers", "schedules"
 
 def main(arguments=None):
     """The command; returns its exit code."""
-    return run_command(_parser(), _train, arguments, shared=True)
+    return run_command(_parser(), _train_together if is_one_of_several() else _train, arguments, shared=True)
 
 
 def _parser():
@@ -87,6 +87,13 @@ def _parser():
     )
     add_device_option(parser)
     return parser
+
+
+def _train_together(options):
+    from kcifar.experiment.together import telling
+
+    with telling():
+        _train(options)
 
 
 def _train(options):

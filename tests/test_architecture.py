@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 
 # From the bottom to the top; a room imports from those before it and from itself.
 LAYERS = [
-    ["errors", "chance", "checksum", "geometry", "interrupts", "output", "reading"],
+    ["errors", "chance", "checksum", "geometry", "gpus", "interrupts", "output", "reading"],
     ["backend"],
     ["recipe", "data", "augment", "models", "training"],
     ["runs"],

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 import signal
 
 import numpy as np
@@ -14,6 +16,21 @@ from tests.experiment.test_together import ROOT, free_port, start, together
 pytestmark = pytest.mark.once  # for torch alone
 COMMAND = ["kcifar.train", ROOT / "recipes" / "mixup.py", "batch_size=20", "validation=0.2", "select_on=validation"]
 AVERAGED = ["sharpness_aware=SharpnessAware(rho=0.05,synchronized=True)", "weight_ema=WeightEMA(decay=0.9)"]
+SMALL = ["schedule=none", "select_from_epoch=1", "model=tutorial_net()", "select_by=loss"]
+STOPPING = "early_stopping=EarlyStopping(patience=3)"
+OF_ONE = """
+import os, keras
+from keras import ops
+
+class NotANumber(keras.losses.CategoricalCrossentropy):
+    "From the fifth step of the second epoch on, in the second process."
+    calls = 0
+
+    def call(self, y_true, y_pred):
+        found = super().call(y_true, y_pred)
+        self.calls += os.environ["RANK"] == "1" and found.requires_grad
+        return found * float("nan") if self.calls > 10 else found
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +47,16 @@ def rows(run):
 
 def test_they_write_one_run_that_one_process_goes_on_with(images, tmp_path, capsys):
     run, alone = tmp_path / "run", tmp_path / "alone"
-    command = [*COMMAND, *AVERAGED, "select_from_epoch=1", "model=tutorial_net()", "epochs=2", "--data", images]
+    command = [*COMMAND, *AVERAGED, *SMALL, STOPPING, "epochs=2", "--data", images]
     (code, said, errors), other = together([[*command, "--out", run]] * 2)
     assert (code, errors) == (0, "")
     assert other == (0, "", "")
     assert "2 processes, each of which takes 10 images of a batch" in said
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
 
-    assert main([*map(str, command[1:]), "--out", str(alone)]) == 0
+    for code, _, errors in together([["kcifar.train", "--resume", run, "epochs=3"]] * 2):
+        assert (code, errors.count("\n")) == (0, errors.count("is trained for 3 epochs"))
+    assert main([*map(str, command[1:]), "epochs=3", "--out", str(alone)]) == 0
     for both, one in zip(rows(run), rows(alone), strict=True):
         for name in one:
             assert float(both[name]) == pytest.approx(float(one[name]), rel=1e-4, abs=1e-4)
@@ -47,9 +66,42 @@ def test_they_write_one_run_that_one_process_goes_on_with(images, tmp_path, caps
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4)
 
     capsys.readouterr()
-    assert main(["--resume", str(run), "epochs=3"]) == 0
+    assert main(["--resume", str(run), "epochs=4"]) == 0
     assert "processes" in capsys.readouterr().err
-    assert [row["epoch"] for row in rows(run)] == ["1", "2", "3"]
+    assert [row["epoch"] for row in rows(run)] == ["1", "2", "3", "4"]
+
+
+def test_a_loss_that_is_no_number_in_one_process_is_told_by_the_first(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":" if "PYTHONPATH" in os.environ else None)
+    (tmp_path / "of_one.py").write_text(OF_ONE)
+    run = tmp_path / "run"
+    command = [*COMMAND, *SMALL, "loss=of_one:NotANumber()", "epochs=2", "--data", images, "--out", run]
+    (code, _, errors), (other_code, _, _) = together([command] * 2)
+    assert (code, other_code) == (2, 2)
+    (line,) = errors.splitlines()
+    # Which step, whoever says it first: its own, or the next, in which the mean gradient has reached the weights.
+    found = r"the loss is nan in epoch 2 at step [56] of 6"
+    assert re.match(f"train: {found}; the checkpoint of epoch 1 stays; lower the learning rate", line)
+    assert line.endswith(f"python -m kcifar.train --resume {run} optimizer.global_clipnorm=1 --out NEW")
+    assert re.fullmatch(f"{found}\n", (run / "diverged.txt").read_text())
+
+
+def test_what_fails_in_one_process_is_told_by_the_first(images, tmp_path):
+    """It does not wait for the others, and there is no folder of a run yet."""
+    commands = [
+        [*COMMAND, "epochs=1", "--data", data, "--out", tmp_path / "run"] for data in (images, tmp_path / "none")
+    ]
+    (code, _, errors), (other_code, _, _) = together(commands)
+    assert (code, other_code) == (2, 2)
+    assert re.fullmatch(r"train: process 1: .*none.*\n", errors)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss", ['keras.losses:CategoricalCrossentropy(reduction="sum")'])
+def test_a_loss_that_is_no_mean_is_refused(loss, images, tmp_path):
+    (code, _, errors), _ = together([[*COMMAND, *SMALL, f"loss={loss}", "epochs=1", "--data", images]] * 2)
+    assert code == 2
+    assert errors.startswith("train: 2 processes: the loss CategoricalCrossentropy has reduction='sum'; expected")
 
 
 def test_one_that_is_killed_ends_the_run_in_a_line(images, tmp_path):

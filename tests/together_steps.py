@@ -10,8 +10,9 @@ from keras import layers
 import kcifar
 from kcifar import backend, callbacks
 from kcifar.augment import MixUp, RandomFlip
-from kcifar.callbacks.processes import Together
+from kcifar.callbacks.processes import StopTogether, Together
 from kcifar.data import Batches, Split
+from kcifar.errors import InputError
 from kcifar.evaluation.models import evaluation_batches
 from kcifar.training import SGD, SharpnessAware
 
@@ -42,10 +43,34 @@ CASES = {  # model, what is around it, whether it is accelerated, the optimizer'
 }
 
 
-def made(case):
+class Draws(keras.callbacks.Callback):
+    """What torch's global generator gives at the begin of each epoch, as layers without a seed get it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            self.found.append(torch.rand(3).numpy())
+
+
+class Stops(keras.callbacks.Callback):
+    """Ends training in one process, in its third batch; counts the batches."""
+
+    def __init__(self, stops):
+        super().__init__()
+        self.stops, self.batches = stops, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+        self.model.stop_training = self.stops and batch == 2
+
+
+def made(case, seed=0):
     """A compiled model and the callbacks of a case."""
     make, around, fast, options, decay = CASES[case]
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     model = make()
     if fast:
         kcifar.accelerate(model)
@@ -62,13 +87,13 @@ def batches(part=(0, 1)):
     return Batches(split, BATCH, [RandomFlip(), MixUp(0.2)], seed=3, part=part)
 
 
-def trained(case, processes=None, by_kcifar=True):
+def trained(case, processes=None, others=(), last=()):
     """All values of a model after fifty steps, and the figures of its epochs."""
     model, further = made(case)
     own = batches((processes.rank, processes.count) if processes else (0, 1))
-    if processes and by_kcifar:
+    if processes:
         backend.average_gradients(model, processes)
-        further = [Together(processes), *further]
+        further = [Together(processes), *further, *others, *last]
     history = model.fit(own, shuffle=False, epochs=EPOCHS, verbose=0, callbacks=further).history
     odd = evaluation_batches(model, own.split.take(slice(31)))
     values = {str(i): value for i, value in enumerate(model.get_weights())}
@@ -86,14 +111,27 @@ def on_all_devices():
             np.testing.assert_allclose(value, alone[case][name], rtol=1e-4, atol=1e-4, err_msg=f"{case} {name}")
 
 
-def in_two_processes(folder):
-    """Writes what a process has of each case, and of a training that knows torch's default group alone."""
-    processes = backend.join_processes()
-    for case in CASES:
-        np.savez(f"{folder}/{case} {processes.rank}.npz", **trained(case, processes))
+def by_torchs_group(processes, folder):
+    """What a model has that knows torch's default group alone, and began with other weights in each process."""
     meeting = f"file://{folder}/meeting"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=processes.rank, world_size=processes.count)
-    np.savez(f"{folder}/torch's group {processes.rank}.npz", **trained("local SAM", processes, by_kcifar=False))
+    model, _ = made("local SAM", seed=processes.rank)
+    try:
+        model.fit(batches((processes.rank, processes.count)), shuffle=False, epochs=EPOCHS, verbose=0)
+    except InputError as error:
+        return {"refused": np.array(str(error))}
+    return {str(i): value for i, value in enumerate(model.get_weights())}
+
+
+def in_two_processes(folder):
+    """Writes what a process has of each case, and what ends in one process alone."""
+    processes = backend.join_processes()
+    draws, stops = Draws(), Stops(processes.rank == 1)
+    for case in CASES:
+        np.savez(f"{folder}/{case} {processes.rank}.npz", **trained(case, processes, [draws]))
+    trained("plain", processes, [stops], [StopTogether(processes)])
+    np.savez(f"{folder}/draws {processes.rank}.npz", draws=draws.found, batches=stops.batches)
+    np.savez(f"{folder}/torch's group {processes.rank}.npz", **by_torchs_group(processes, folder))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ _FUNCTIONS = [
     "hessian_product",
     "is_out_of_memory",
     "join_processes",
+    "joined_processes",
     "known_values",
     "mean_of_processes",
     "pass_state",

@@ -111,11 +111,15 @@ def join_processes():
         )
 
 
+def joined_processes():
+    """None: this process is alone."""
+
+
 def average_gradients(model, processes):
     """Nothing: on JAX one process computes on all devices."""
 
 
-def mean_of_processes(optimizer, gradients):
+def mean_of_processes(model, gradients):
     """The gradients as they are: those of all devices already."""
     return gradients
 

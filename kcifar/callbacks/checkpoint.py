@@ -63,6 +63,7 @@ class Checkpoint(keras.callbacks.Callback):
         best: the best value so far, or None.
         best_epoch: its epoch counted from 1, or None.
         stopped: whether training was ended before its last epoch (early stopping).
+        restored: what `resume` gave to the stateful callbacks, in their order; None for one that begins anew.
 
     Raises:
         InputError: another `mode`, or a `monitor` that needs one. When training begins: a model that is not compiled,
@@ -81,6 +82,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.best = None
         self.best_epoch = None
         self.stopped = False
+        self.restored = []
         self._best_sha256 = None
         self._last = Last(folder)
         self._sign = -1 if monitor and better(monitor, mode) == "min" else 1
@@ -124,7 +126,7 @@ class Checkpoint(keras.callbacks.Callback):
         for callback, saved in zip(self.stateful, record["callbacks"], strict=True):
             if saved is not None:  # else it begins anew, in a run that branched off
                 callback.restore(saved)
-        self._resumed = record
+        self._resumed, self.restored = record, record["callbacks"]
         return record["epochs"]
 
     def _make_best_again(self, model, state):

@@ -6,19 +6,17 @@ import keras
 
 from kcifar import backend
 from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
-from kcifar.callbacks.checkpoint import Diverged
 from kcifar.callbacks.evaluate import Evaluate
 from kcifar.callbacks.live_figures import LiveCurves
 from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog
-from kcifar.errors import InputError, ProcessLost, one_line
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.reporting import write_report
 from kcifar.experiment.planning import has_state
-from kcifar.experiment.together import begin, common_callbacks
+from kcifar.experiment.together import begin, common_callbacks, fit, last_callbacks
 from kcifar.output import say
 from kcifar.runs import figures
-from kcifar.runs.files import write_json, write_text
+from kcifar.runs.files import write_json
 
 
 def train(planned, run, resume=False, progress_every=None, writer=None):
@@ -54,12 +52,14 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
         StopOnNaN(),
         LiveCurves(run.figure("curves"), log, recipe.select_on),
         progress,
+        *last_callbacks(planned),
     ]
 
     run.divergence.unlink(missing_ok=True)
     done = checkpoint.resume(model) if resume and run.last.exists else 0
     if planned.processes:
-        begin(planned, done, checkpoint.stopped)
+        states = [state for part, state in zip(stateful, checkpoint.restored, strict=False) if part is not log]
+        begin(planned, done, checkpoint.stopped, states, f"go on, with one process or several: {run.how_to_go_on}")
     schedule = figures.learning_rate(planned.learning_rates, recipe.epochs, len(batches))
     figures.save(schedule, run.figure("learning_rate"))
     figures.save(figures.classes(planned.dataset.train, planned.dataset.class_names), run.figure("classes"))
@@ -68,44 +68,14 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     else:
         log.feature_seconds += planned.part.compute_features(evaluation.splits)
         try:
-            model.fit(
-                batches,
-                shuffle=False,  # they have an order of their own
-                epochs=recipe.epochs,
-                initial_epoch=done,
-                callbacks=[callback for callback in callbacks if callback],
-                verbose=0,
-            )
-        except Exception as error:
-            advised = _advised(error, recipe, run)
-            if advised is None:
-                raise
-            raise advised from None
+            fit(planned, callbacks, done, run)
         finally:
             progress.close()
             if tensorboard:
                 tensorboard.close()
+    if planned.processes:
+        planned.processes.watch.leave()
     return _finish(planned, run, log, checkpoint, images)
-
-
-def _advised(error, recipe, run):
-    """The error that says what is wrong and what to do, of one that ended training; None where it is not known."""
-    if isinstance(error, Diverged):
-        write_text(run.divergence, f"{error.found}\n")
-        if not error.epochs:
-            return error
-        # From the last good epoch.
-        return InputError(str(error), f"for example {run.how_to_go_on} optimizer.global_clipnorm=1 --out NEW")
-    if isinstance(error, ProcessLost):
-        return InputError(str(error), f"go on, with one process or several: {run.how_to_go_on}")
-    if backend.is_out_of_memory(error):
-        parts, half = 2 * recipe.accumulate, max(recipe.batch_size // 2, 1)
-        less = f"accumulate={parts} (the same batch in parts)" if parts <= recipe.batch_size else f"batch_size={half}"
-        return InputError(
-            f"out of memory ({one_line(error)[:80]}) with batch_size={recipe.batch_size} in {recipe.precision}: start "
-            f"a new run with {less} or precision=bfloat16, or --device cpu"
-        )
-    return None
 
 
 def _finish(planned, run, log, checkpoint, images):

@@ -18,6 +18,7 @@ from kcifar.experiment.part import Part, trained_part
 from kcifar.models.freezing import trained_parameters
 from kcifar.recipe import Recipe
 from kcifar.training import Accumulated
+from kcifar.training.accumulated import expect_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +199,7 @@ def plan(recipe, start=None):
         schedule = optimizer.learning_rate = schedule_of(rate, recipe.epochs, len(batches))
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
     if processes:
+        expect_mean(model.loss, f"{processes.count} processes")
         backend.average_gradients(model, processes)
     return Plan(
         recipe=recipe,

@@ -80,13 +80,8 @@ class Accumulated(keras.Model):
                 f"{kind}: the optimizer accumulates gradients over {optimizer.gradient_accumulation_steps} steps, but "
                 "each step needs its own: leave gradient_accumulation_steps out, take larger batches and accumulate"
             )
-        for loss in tree.flatten(self.loss):
-            reduction = getattr(loss, "reduction", _MEAN)
-            if self.accumulate > 1 and reduction != _MEAN:
-                raise InputError(
-                    f"{kind}: the loss {type(loss).__name__} has reduction='{reduction}'; expected '{_MEAN}', of which "
-                    "the parts of a batch have theirs"
-                )
+        if self.accumulate > 1:
+            expect_mean(self.loss, kind)
 
     def train_step(self, *arguments):
         return backend.train_step(self, self._gradients_and_figures, *arguments)
@@ -155,6 +150,17 @@ class Accumulated(keras.Model):
 
 
 _MEAN = "sum_over_batch_size"
+
+
+def expect_mean(losses, who):
+    """Raises InputError where a loss is no mean over the images of a batch, of which its parts have theirs."""
+    for loss in tree.flatten(losses):
+        reduction = getattr(loss, "reduction", _MEAN)
+        if reduction != _MEAN:
+            raise InputError(
+                f"{who}: the loss {type(loss).__name__} has reduction='{reduction}'; expected '{_MEAN}', of which "
+                "the parts of a batch have theirs"
+            )
 
 
 def _count(x):

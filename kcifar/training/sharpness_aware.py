@@ -66,7 +66,7 @@ class SharpnessAware(Accumulated):
         variables, others = self.trainable_variables, self._others()
         given, gradients, states = backend.gradients(loss_of_part, variables, others, parts, keeps_states=True)
         if self.synchronized:
-            gradients = backend.mean_of_processes(self.optimizer, gradients)
+            gradients = backend.mean_of_processes(self, gradients)
         worst = self._worst_point(variables, gradients)
         _, gradients, _ = backend.gradients(loss_of_part, variables, others, parts, at=(worst, states))
         return given, gradients

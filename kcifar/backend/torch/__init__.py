@@ -23,7 +23,12 @@ from kcifar.backend.torch.images import resampled
 from kcifar.backend.torch.memory import keep_freed_memory
 from kcifar.backend.torch.onlookers import absent_of_torch
 from kcifar.backend.torch.onnx import write_onnx
-from kcifar.backend.torch.processes import average_gradients, join_processes, mean_of_processes
+from kcifar.backend.torch.processes import (
+    average_gradients,
+    join_processes,
+    joined_processes,
+    mean_of_processes,
+)
 from kcifar.backend.torch.step import native_parts
 from kcifar.backend.torch.updates import update_adam, update_sgd
 from kcifar.backend.torch.values import blended, clipped, known_values, switch, values_between_steps
@@ -42,6 +47,7 @@ __all__ = [
     "hessian_product",
     "is_out_of_memory",
     "join_processes",
+    "joined_processes",
     "known_values",
     "mean_of_processes",
     "pass_state",

@@ -113,7 +113,7 @@ def train_step(model, gradients_and_figures, data):
         data: what Keras gives to `train_step`.
     """
     found, figures = gradients_and_figures(data)
-    found, variables = for_the_optimizer(model.optimizer, found), model.trainable_variables
+    found, variables = for_the_optimizer(model, found), model.trainable_variables
     for variable, gradient in zip(variables, found, strict=True):
         variable.value.grad = gradient  # where those look who log gradients
     with torch.no_grad():

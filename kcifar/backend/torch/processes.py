@@ -1,5 +1,6 @@
 """Processes that train one model together, each on its part of every batch, and what they tell each other."""
 
+import atexit
 import datetime
 import os
 import pickle
@@ -9,12 +10,13 @@ from keras import ops
 from torch import distributed
 
 from kcifar.backend import keras_internals
+from kcifar.backend.torch.watch import Watch
 from kcifar.errors import InputError, ProcessLost, one_line
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _NUMBERS = ("WORLD_SIZE", "RANK", "MASTER_PORT")
 _COMING = datetime.timedelta(seconds=60)  # for all to come: torchrun has started them at once
-_ANSWERING = datetime.timedelta(minutes=10)
+_ANSWERING = datetime.timedelta(minutes=10)  # of one that is there, as `Watch` sees
 
 
 class Processes:
@@ -26,22 +28,33 @@ class Processes:
     Attributes:
         rank: which this one is, from 0.
         count: how many there are.
+        watch: what sees whether the others are there.
     """
 
     def __init__(self, store, rank, count):
         self.rank, self.count = rank, count
+        self.watch = Watch(store, rank, count)
         self._store, self._told = store, 0
         self._device = ops.zeros(()).device
         self._group = _group(store, rank, count, self._device)
 
     def mean(self, tensors):
         """The mean of each tensor over all processes: one all-reduce of all of them."""
-        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]) / self.count
-        self._done(self._group.allreduce, [flat])
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        return [
-            torch.empty_like(tensor).copy_(part.view(tensor.shape)) for tensor, part in zip(tensors, parts, strict=True)
+        flat = torch.empty(sum(tensor.numel() for tensor in tensors), device=self._device)
+        parts = [
+            part.view(tensor.shape)
+            for part, tensor in zip(flat.split([tensor.numel() for tensor in tensors]), tensors, strict=True)
         ]
+        torch._foreach_copy_(parts, [tensor.detach() for tensor in tensors])
+        flat /= self.count
+        self._done(self._group.allreduce, [flat])
+        means = [torch.empty_like(tensor) for tensor in tensors]  # as these lie in memory
+        torch._foreach_copy_(means, parts)
+        return means
+
+    def any(self, flag):
+        """Whether it is true of one of the processes."""
+        return bool(self.mean([torch.full((), float(flag), device=self._device)])[0] > 0)
 
     def told_by_all(self, value):
         """What each process tells, by rank: any small value, the same list in all."""
@@ -67,17 +80,26 @@ class Processes:
             if hasattr(work, "wait"):
                 work.wait()
             return work
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            why = one_line(error).rpartition("] ")[2]  # gloo names a place in its source first
-            raise ProcessLost(
-                f"another of the {self.count} processes of this training has ended, or does not answer ({why[:60]})"
-            ) from None
+            raise self.watch.lost(_last_words(error)) from None
+
+
+def _last_words(error):
+    """Of an error of gloo or NCCL: behind the place in its source, and what is only its version."""
+    return one_line(str(error).rpartition("Last error:")[2] or error).rpartition("] ")[2][:80]
 
 
 def _group(store, rank, count, device):
     store = distributed.PrefixStore("kcifar", store)
-    if device.type != "cuda":
+    if device.type == "cpu":
         return distributed.ProcessGroupGloo(store, rank, count, _ANSWERING)
+    if device.type != "cuda":
+        raise InputError(
+            f"several processes train together on GPUs of NVIDIA or on CPUs, but Keras computes on {device.type}: "
+            "give --device cpu"
+        )
     options = distributed.ProcessGroupNCCL.Options()
     options._timeout = _ANSWERING
     return distributed.ProcessGroupNCCL(store, rank, count, options)
@@ -86,15 +108,21 @@ def _group(store, rank, count, device):
 _JOINED = []
 
 
+def joined_processes():
+    """What `join_processes` gave, where it was called and this process is not alone; else None."""
+    return _JOINED[0] if _JOINED else None
+
+
 def join_processes():
     """The `Processes` that torchrun, or another by its variables, has started; None where this one is alone.
 
     Raises:
-        InputError: a variable is missing or is no number, or not all have come within a minute.
+        InputError: a variable is missing or is no number, not all have come within a minute, or they cannot exchange
+            tensors.
     """
     if not _JOINED and (joined := _join()):
         _JOINED.append(joined)
-    return _JOINED[0] if _JOINED else None
+    return joined_processes()
 
 
 def _join():
@@ -109,29 +137,30 @@ def _join():
             f"the variable WORLD_SIZE is '{count}', {why}: start the processes by torchrun --nproc-per-node=N -m "
             "kcifar.train …, or unset WORLD_SIZE"
         )
-    _take_device()
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         store, rank, count = next(distributed.rendezvous("env://", timeout=_COMING))
         store.set_timeout(_COMING)
         store.set(f"kcifar {rank}", "here")
         store.wait([f"kcifar {other}" for other in range(count)])
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(
             f"process {os.environ['RANK']} of {count} does not find the others at {where} ({one_line(error)[:80]}): "
             "start all of them by torchrun"
         ) from None
     store.set_timeout(_ANSWERING)
-    return Processes(store, rank, count)
-
-
-def _take_device():
-    """One GPU for each process of this machine."""
-    if torch.cuda.is_available():
-        here, place = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", 0))
-        if place >= here:
-            raise InputError(f"process {place} of this machine finds {here} GPUs: start as many processes as GPUs")
-        torch.cuda.set_device(place)
+    try:
+        processes = Processes(store, rank, count)
+        processes.any(False)  # NCCL connects with the first exchange
+    except (RuntimeError, ProcessLost) as error:
+        why = _last_words(error) if isinstance(error, RuntimeError) else str(error)
+        raise InputError(
+            f"process {rank} has found the others at {where}, but cannot exchange tensors with them ({why}): see "
+            "whether each has a GPU of its own; between machines name the network by GLOO_SOCKET_IFNAME or "
+            "NCCL_SOCKET_IFNAME"
+        ) from None
+    atexit.register(processes.watch.leave)
+    return processes
 
 
 def average_gradients(model, processes):
@@ -154,24 +183,39 @@ def average_gradients(model, processes):
     optimizer.mean_of_processes = processes.mean
 
 
-def mean_of_processes(optimizer, gradients):
+def mean_of_processes(model, gradients):
     """The mean of gradients over all processes, before the optimizer is given them; as they are where it is alone."""
-    mean = getattr(optimizer, "mean_of_processes", None) or _mean_of_default_group
-    return _each_given(mean, gradients)
+    mean = getattr(model.optimizer, "mean_of_processes", None) or _mean_of_default_group(model)
+    return _each_given(mean, gradients) if mean else gradients
 
 
-def for_the_optimizer(optimizer, gradients):
+def for_the_optimizer(model, gradients):
     """The gradients that an optimizer is to be given by a step of kcifar's own.
 
-    Where somebody has made torch's default group of processes, they are the mean of all: DistributedDataParallel,
-    which would see to it in a step of Keras 3.16, does not see these passes.
+    Where Keras, from 3.16 on, trains a model by torch's default group, they are the mean of all: its
+    DistributedDataParallel, which sees to it in a step of Keras, does not see these passes.
     """
-    return gradients if hasattr(optimizer, "mean_of_processes") else _each_given(_mean_of_default_group, gradients)
+    mean = None if hasattr(model.optimizer, "mean_of_processes") else _mean_of_default_group(model)
+    return _each_given(mean, gradients) if mean else gradients
 
 
-def _mean_of_default_group(tensors):
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return tensors
+def _mean_of_default_group(model):
+    """The function of tensors that averages them in torch's default group; None where there is none.
+
+    Raises:
+        InputError: there is one, of which this Keras does not know: nothing made the processes' weights equal.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return None
+    if getattr(model, "ddp_model", None) is None:
+        raise InputError(
+            f"{type(model).__name__}: torch's default group has {distributed.get_world_size()} processes, but fit of "
+            "this Keras trains each model for itself: start them by torchrun -m kcifar.train, or take Keras 3.16"
+        )
+    return _averaged
+
+
+def _averaged(tensors):
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(flat)
     parts = (flat / distributed.get_world_size()).split([tensor.numel() for tensor in tensors])

@@ -1,12 +1,12 @@
 """The trainings of a sweep, several at a time, each a process of its own."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
+from kcifar import gpus
 from kcifar.interrupts import ENDS_WITH_STDIN, interrupts
 
 PATIENCE = 3  # seconds in which a training that is interrupted ends
@@ -88,16 +88,5 @@ def circumstances_of(workers):
     share = str(max(cores // workers, 1))
     # Of torch and of XLA; those that are set already stay.
     threads = {name: share for name in ("OMP_NUM_THREADS", "PJRT_NPROC") if name not in os.environ}
-    gpus = [] if os.environ.get("KCIFAR_DEVICE") else _gpus()
-    return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(workers)]
-
-
-def _gpus():
-    """The names by which CUDA_VISIBLE_DEVICES knows the GPUs that may be used."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(place) for place, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    found = [] if os.environ.get("KCIFAR_DEVICE") else gpus.visible()
+    return [threads | ({gpus.VISIBLE: found[place % len(found)]} if found else {}) for place in range(workers)]

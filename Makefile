@@ -11,12 +11,15 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 # A process a core, each with files of its own: what a file compiles on JAX is compiled once. In tests/conftest.py's order.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# What leans on the inside of Keras.
+INSIDE := tests/backend tests/training tests/experiment/test_together.py tests/test_train_together.py
+
 help:
 	@echo "make demo                               train on shapes that kcifar draws itself, half a minute on 2 cores"
 	@echo "make train RECIPE=recipes/mixup.py ARGS='epochs=30 --data DIR'"
 	@echo "make test                               all tests, on torch and on JAX"
 	@echo "make test-cv                            those of KerasCV, the extra cv"
-	@echo "make test-next                          accelerate, SAM, optimizers, schedules on keras-nightly and torch"
+	@echo "make test-next                          accelerate, SAM, optimizers, schedules, processes on keras-nightly and torch"
 	@echo "make lint                               formatting and static checks"
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
@@ -56,7 +59,7 @@ test-cv: .venv-cv/installed
 # What leans on the inside of Keras, on the Keras of last night. No part of CI: it may fail without a change here.
 test-next: .venv-next/installed
 	.venv-next/bin/python $(INSTALL) --upgrade --pre --no-deps keras-nightly
-	KERAS_BACKEND=torch .venv-next/bin/python -m pytest $(PARALLEL) tests/backend tests/training $(ARGS)
+	KERAS_BACKEND=torch .venv-next/bin/python -m pytest $(PARALLEL) $(INSIDE) $(ARGS)
 
 .venv-next/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv-next

@@ -37,7 +37,8 @@ def images_per_second(options, several):
         given = [f"epochs={options.epochs}", *options.overrides, "--out", str(run)]
         given += ["--data", options.data] if options.data else []
         if options.backend == "jax":
-            variables["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+            flags = os.environ.get("XLA_FLAGS", "")
+            variables["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"
             given += ["--device", "all" if several else "cpu"]
         else:
             variables["OMP_NUM_THREADS"] = str(options.processes // count)
@@ -52,7 +53,9 @@ def images_per_second(options, several):
 
 def compare(options):
     """The images per second of both kinds, by name, and the ratios of neighbours."""
-    names = f"1 process, {options.processes} threads", f"{options.processes} together, 1 thread each"
+    count = options.processes
+    names = f"1 process, {count} threads", f"{count} processes, 1 thread each"
+    names = names if options.backend == "torch" else ("1 device", f"{count} devices of the same cores")
     found = {name: [] for name in names}
     for _ in range(options.rounds):
         for several, name in enumerate(names):
@@ -80,6 +83,7 @@ def exchange(name, steps):
     images = torch.rand(128 // processes.count, 32, 32, 3) * 255
     labels = torch.arange(len(images)) % 10
     values = [variable.value for variable in model.trainable_variables]
+    statistics = [variable.value for variable in model.non_trainable_variables if "moving" in variable.name]
 
     def step(way):
         for value in values:
@@ -87,7 +91,7 @@ def exchange(name, steps):
         logits = (wrapped if way == "in buckets" else model)(images, training=True)
         torch.nn.functional.cross_entropy(logits, labels).backward()
         if way == "in one piece":
-            processes.mean([value.grad for value in values])
+            processes.mean([*(value.grad for value in values), *statistics])
 
     found = {"none": [], "in one piece": [], "in buckets": []}
     for place in range(_SETTLE + steps):

@@ -71,8 +71,8 @@ def _device():
 
 
 def describe():
-    """The device that training runs on, and the library's version, as a dict for `environment.json`."""
-    return {"jax": jax.__version__, "device": _device().device_kind}
+    """The device that training runs on, how many of them, and the library's version: for `environment.json`."""
+    return {"jax": jax.__version__, "device": _device().device_kind, "devices": device_count()}
 
 
 def peak_device_bytes():

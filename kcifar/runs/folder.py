@@ -35,6 +35,7 @@ _PREVIEWS = ("classes", "transforms")
 _CIRCUMSTANCES = (
     "backend",
     "device",
+    "devices",
     "threads",
     "processes",
     "python",

@@ -23,6 +23,8 @@ class ProcessLost(InputError):
 SYNONYMS = {"lr": "learning_rate", "weight_decay": "l2", "wd": "l2"}
 """What others call what kcifar, after Keras, calls otherwise."""
 
+_MOST_COMPARED = 200  # characters of a name: those of a text of megabytes would take gigabytes
+
 
 def nearest(name, known, cutoff=0.6):
     """What to add to a message about an unknown name: the nearest known one if there is one, else all, or the first.
@@ -32,7 +34,7 @@ def nearest(name, known, cutoff=0.6):
     """
     import difflib
 
-    known = list(known)
+    known, name = list(known), name[:_MOST_COMPARED]
     alike = [SYNONYMS[name]] if SYNONYMS.get(name) in known else known
     close = difflib.get_close_matches(name, alike, n=1, cutoff=0.0 if alike is not known else cutoff)
     return f"did you mean '{close[0]}'?" if close else f"known: {some(known, 20)}"

@@ -4,12 +4,14 @@ import ast
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kcifar import InputError
+from kcifar.errors import nearest
 from kcifar.recipe import Component, Recipe, find, load, packaged
 
 pytestmark = pytest.mark.once
@@ -400,6 +402,19 @@ def test_an_unknown_key_is_refused_with_the_nearest(recipe, override, nearest):
 def test_a_value_that_does_not_fit_is_refused(recipe, override):
     key = override.split("=")[0]
     assert_refused(lambda: recipe.override([override]), "std" if override == "mean=none" else key)
+
+
+def test_names_of_megabytes_take_no_more_memory(recipe):
+    """In which the nearest name is looked for, of an override and of a run's recipe.json."""
+    name = "transfo" + 3_000_000 * "A"
+    tracemalloc.start()
+    assert_refused(lambda: recipe.override([f"{name}=1"]), "has 3,000,009 characters; expected 1,048,576 at most")
+    assert_refused(lambda: recipe.override([f"{name[: 10**6]}=1"]), "unknown key 'transfoAAA")
+    assert_refused(lambda: Recipe.from_json(json.dumps(json.loads(recipe.to_json()) | {name: 1})), "unknown fields")
+    assert "did you mean" not in nearest(name, FIELDS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**25
 
 
 def test_a_number_that_python_does_not_write_is_refused():

@@ -10,6 +10,7 @@ from kcifar.recipe.types import typed, written
 
 _SPELLED = {"true": "True", "false": "False", "none": "None"}
 _CONSTANTS = (*_SPELLED, *_SPELLED.values())
+_MOST_SIGNS = 2**20  # of an override, as of a recipe
 LISTS = ("fixed_transforms", "transforms", "callbacks")
 
 _QUOTED_OR_OWN = re.compile(
@@ -20,6 +21,9 @@ _QUOTED_OR_OWN = re.compile(
 def apply_overrides(fields, annotations, overrides):
     """Changes fields (values by name) as the overrides say; annotations are the fields' types."""
     for override in overrides:
+        if len(override) > _MOST_SIGNS:
+            found = f"override '{override:.40}…' has {len(override):,} characters"
+            raise InputError(f"{found}; expected {_MOST_SIGNS:,} at most")
         key, equals, text = override.partition("=")
         if not equals:
             raise InputError(f"override '{override}' has no '='; expected key=value, for example epochs=30")
@@ -66,7 +70,7 @@ def _unknown(key, known):
     if dot and inside:
         others = f"in {field}: {', '.join(inside)}"
         hint = others if hint.startswith("known: ") else f"{hint} ({others})"
-    return f"unknown key '{key}'; {hint}"
+    return f"unknown key '{key:.200}'; {hint}"
 
 
 def _of_the_optimizer(last):

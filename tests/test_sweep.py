@@ -148,7 +148,7 @@ def test_what_failed_is_told_at_the_end(tmp_path, capsys):
     assert said.out.splitlines()[-1] == str(tmp_path / "report.html")
     last = said.err.splitlines()[-1]
     assert "learning_rate=0.01' ended with exit code 3; the same command again tries what failed again" in last
-    (tmp_path / "learning_rate=0.1" / "metrics.json").write_text("{}")
+    (tmp_path / "learning_rate=0.1" / "metrics.json").write_text('{"best_epoch": 1}')
     assert report([str(tmp_path)]) == 2
     assert "has no test_accuracy: delete it, and it is made again" in capsys.readouterr().err
 
@@ -249,7 +249,6 @@ def _expect_tables_and_figures(runs, capsys):
     with open("t.csv", encoding="utf-8", newline="") as file:
         rows = {row["run"]: row["differences"] for row in csv.DictReader(file)}
     assert rows == {run.name: f"optimizer.{run.name}" for run in runs}
-    assert "training loss" in Path("sweep/losses.svg").read_text()
 
 
 def _until(holds, process=None):

@@ -173,6 +173,6 @@ def test_batches_that_cannot_be_shared():
     split = steps.batches().split
     with pytest.raises(InputError, match=r"batch_size is 16, which 3 processes or devices cannot share evenly"):
         Batches(split, 16, part=(0, 3))
-    with pytest.raises(InputError, match=r"the size of the last batch is 6, which 5 .* \\(drop_last=True\\)"):
+    with pytest.raises(InputError, match=r"the size of the last batch is 6, which 5 .* \(drop_last=True\)"):
         Batches(split, 50, part=(0, 5))
     assert len(Batches(split, 50, drop_last=True, part=(0, 5))) == 3

@@ -41,7 +41,8 @@ class Claims:
                 yield
         except Timeout:
             raise InputError(
-                f"'{self.folder / TURN}' is held by another process for {_PATIENCE} s: look whether it hangs"
+                f"'{self.folder / TURN}' is held by another process for {_PATIENCE} s: look whether it hangs, and "
+                "where there is none, remove it"
             ) from None
 
     def take(self, name, run):

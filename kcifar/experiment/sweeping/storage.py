@@ -1,6 +1,7 @@
 """Where Optuna keeps a study: a file in the sweep's folder, or a database."""
 
 import contextlib
+import re
 import warnings
 
 import optuna
@@ -73,7 +74,8 @@ class Storage:
         except ArgumentError:
             return self._address.partition("://")[0]
         secret = {name: "***" for name in url.query if "pass" in name.lower()}
-        return url.update_query_dict(secret).render_as_string(hide_password=True)
+        shown = url.update_query_dict(secret).render_as_string(hide_password=True)
+        return re.sub(r"(://[^:/]*:\*{3}@)[^/?]*@", r"\1", shown)  # a password with an @ in it
 
 
 def _database(address):

@@ -34,7 +34,7 @@ def asked(monkeypatch):
     ("overrides", "message"),
     [
         (["optimizer.learning_rat=0.1,0.2"], "Adam has no argument 'learning_rat'; did you mean 'learning_rate'"),
-        (["model.dropuot=0.1,0.2"], "elu_cnn has no argument 'dropuot'; did you mean 'dropout'"),
+        (["model.dropuot=0.1,0.2"], "unknown option 'dropuot' of elu_cnn; did you mean 'dropout'"),
         (["model=elu_cnn(),elu_cn()"], "elu_cn"),
         (["freeze=[],[layr9]", "model=resnet20()"], "layr9"),
         (["sharpness_aware=none,SharpnessAware(rhoo=1)"], "rhoo"),

@@ -234,17 +234,17 @@ def test_folders_that_are_no_sweep(out, tmp_path):
 
 def test_what_a_killed_command_left_is_taken(out):
     out.mkdir()
-    for name in (".kcifar-sweep-3f2.json", "turn.lock", JOURNAL):
+    for name in (".kcifar-sweep-3f2.json", JOURNAL):
         (out / name).touch()
     assert sweep(out) == NAMES
 
 
 def test_two_commands_at_once(out):
     """They share the runs, also where both begin."""
-    program = "import sys; from tests.experiment.sweeping.sweeps import *; print(*sweep(Path(sys.argv[1])))"
+    program = "import sys; from tests.experiment.sweeping.sweeps import *; print('did', *sweep(Path(sys.argv[1])))"
     command = [sys.executable, "-c", program, out]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    started = [name for each in both for name in each.communicate()[0].split()]
+    started = [name for each in both for name in each.communicate()[0].splitlines()[-1].split()[1:]]
     assert [each.returncode for each in both] == [0, 0]
     assert sorted(started) == sorted(NAMES)
     assert not list(out.glob("*.lock"))

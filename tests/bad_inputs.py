@@ -257,6 +257,9 @@ TABLES = {
             "drawn without validation", "kcifar sweep tiny.py batch_size=9..20 --trials 3 select_on=last validation=0"
         ),
         Case("seeds that are to be pruned", "kcifar sweep tiny.py seed=0..3 --prune"),
+        Case("more trials than there are values", "kcifar sweep tiny.py batch_size=9..20 --trials 30"),
+        Case("what configurations are compared by", "kcifar sweep tiny.py validation=0.1,0.2"),
+        Case("whole numbers, or fractions", "kcifar sweep tiny.py optimizer.l2=0..1 --trials 3"),
         Case("no workers", "kcifar sweep tiny.py epochs=1,2 --workers 0"),
         Case("a folder that holds something else", "kcifar sweep tiny.py epochs=1,2 --out pictures"),
         Case("a file", "kcifar sweep tiny.py epochs=1,2 --out notes.txt"),

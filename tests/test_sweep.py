@@ -136,6 +136,8 @@ def test_a_configuration_of_which_a_seed_diverged_is_not_the_best(tmp_path, caps
 
 def test_what_failed_is_told_at_the_end(tmp_path, capsys):
     class Once(Faked):
+        started = ()
+
         def end(self):
             self.code = 0 if len(self.started) == 1 else 3
             if not self.code:

@@ -97,13 +97,6 @@ def test_what_fails_in_one_process_is_told_by_the_first(images, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("loss", ['keras.losses:CategoricalCrossentropy(reduction="sum")'])
-def test_a_loss_that_is_no_mean_is_refused(loss, images, tmp_path):
-    (code, _, errors), _ = together([[*COMMAND, *SMALL, f"loss={loss}", "epochs=1", "--data", images]] * 2)
-    assert code == 2
-    assert errors.startswith("train: 2 processes: the loss CategoricalCrossentropy has reduction='sum'; expected")
-
-
 def test_one_that_is_killed_ends_the_run_in_a_line(images, tmp_path):
     run, port = tmp_path / "run", free_port()
     first, other = (start([*COMMAND, "epochs=500", "--data", images, "--out", run], rank, port) for rank in range(2))

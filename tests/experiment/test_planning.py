@@ -1,11 +1,12 @@
 """What a recipe becomes on data of other shapes, and on data that have validation images of their own."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from kcifar import InputError, recipe
+from kcifar import InputError, backend, recipe
 from kcifar.evaluation.assessment import assess
 from kcifar.evaluation.predictions import predictions
 from kcifar.experiment import plan
@@ -113,3 +114,15 @@ def test_what_does_not_fit_the_images_is_told_in_a_line(images, overrides, words
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.once
+def test_processes_need_a_loss_that_is_a_mean(images, monkeypatch):
+    """Whose parts have theirs; as one of two processes it would be another training."""
+    loss = "loss=keras.losses:CategoricalCrossentropy(reduction='sum')"
+    planned(images, loss)
+    monkeypatch.setattr(backend, "join_processes", lambda: SimpleNamespace(rank=0, count=2))
+    with pytest.raises(
+        InputError, match=r"2 processes: the loss CategoricalCrossentropy has reduction='sum'; expected"
+    ):
+        planned(images, loss)

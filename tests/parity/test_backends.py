@@ -11,7 +11,7 @@ import pytest
 RUN = Path(__file__).with_name("run.py")
 TOLERANCE = 1e-5
 # Steps of SAM and overrides.
-SMALL_BATCHES, SMOOTH, IN_PARTS = "75,batch_size=8", "4,smooth", "4,smooth,batch_size=30,accumulate=3"
+SMALL_BATCHES, SMOOTH, IN_PARTS = "75,batch_size=8", "4,smooth", "3,smooth,batch_size=15,accumulate=2"
 pytestmark = pytest.mark.once
 
 

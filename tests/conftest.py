@@ -31,6 +31,7 @@ NO_IMAGES = f"needs the images of CIFAR-10: no 'unpack' in {IMAGES}"
 # The files that take longest: half a minute or more. Begun first, none is left to one process while others have ended.
 LONG = [
     "tests/parity/test_backends.py",
+    "tests/test_train_together.py",
     "tests/test_train.py",
     "tests/models/test_pretrained_networks.py",
     "tests/backend/test_accelerate_applications.py",

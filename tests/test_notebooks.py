@@ -4,11 +4,11 @@ import os
 import re
 from pathlib import Path
 
-import keras
 import nbclient
 import nbformat
 import pytest
 
+pytestmark = pytest.mark.once  # on torch, which a newcomer gets
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
@@ -27,8 +27,6 @@ def test_notebook_runs_and_learns(path, tmp_path):
     )
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("KERAS", "KCIFAR", "XDG"))}
     home = {name: str(tmp_path / "home") for name in ("HOME", "USERPROFILE")}
-    if keras.backend.backend() != "torch":  # which a newcomer gets
-        variables["KERAS_BACKEND"] = keras.backend.backend()
     client.execute(env=variables | home | {"MPLBACKEND": "agg"})
     text = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", text).group(1))

@@ -30,10 +30,10 @@ def throughput(*arguments, **variables):
 
 
 def test_times_and_failures_are_reported(tmp_path):
-    """One run: three variants that work, and one that cannot, since it finds a broken JAX."""
+    """One run: two variants that work, and one that cannot, since it finds a broken JAX."""
     (tmp_path / "jax.py").write_text("raise ImportError('no JAX here')")
     out = tmp_path / "out.json"
-    names = ["report", "torch", "keras-jax", "kcifar-torch"]
+    names = ["report", "keras-jax", "kcifar-torch"]
     done = throughput("--variants", *names, "--out", out, PYTHONPATH=str(tmp_path))
 
     assert done.returncode == 1, done.stderr
@@ -51,7 +51,7 @@ def test_times_and_failures_are_reported(tmp_path):
     assert list(results) == names
     assert "no JAX here" in results["keras-jax"]["error"]
     assert results["keras-jax"]["measurements"] == []
-    for name in ("report", "torch", "kcifar-torch"):
+    for name in ("report", "kcifar-torch"):
         result = results[name]
         assert result["error"] is None
         (measurement,) = result["measurements"]

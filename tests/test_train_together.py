@@ -110,12 +110,3 @@ def test_one_that_is_killed_ends_the_run_in_a_line(images, tmp_path):
     assert line.startswith("train: another of the 2 processes of this training has ended, or does not answer (")
     assert line.endswith(f"go on, with one process or several: python -m kcifar.train --resume {run}")
     assert (run / "last" / "state.npz").exists()
-
-
-def test_other_recipes_are_refused_before_there_is_a_folder(images, tmp_path):
-    command = [*COMMAND, "--data", images, "--out", tmp_path / "run"]
-    (code, _, errors), (other_code, _, other_errors) = together([[*command, "epochs=2"], [*command, "epochs=3"]])
-    assert (code, other_code) == (2, 2)
-    assert errors.startswith("train: process 1 has other epochs than process 0: 3, not 2; start all of them")
-    assert other_errors.startswith("train: process 1: process 1 has other epochs")
-    assert not (tmp_path / "run").exists()

@@ -1,17 +1,23 @@
 """Two processes that train one model, against one process, and against steps written out by hand."""
 
+import dataclasses
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import torch
 
 from kcifar import InputError
 from kcifar.data import Batches
+from kcifar.experiment import plan
+from kcifar.experiment.together import leads
+from kcifar.recipe import load
 from tests import together_steps as steps
 
 pytestmark = pytest.mark.once  # for torch alone
@@ -162,11 +168,47 @@ def test_on_jax_all_devices_train_as_one():
     variables = os.environ | {
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }
     command = [sys.executable, "-m", "tests.together_steps"]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+class Told:
+    """Two processes, of which the second tells what the first does but for one thing."""
+
+    rank, count = 0, 2
+
+    def __init__(self, name, value):
+        self.other = {name: value}
+
+    def told_by_all(self, given):
+        assert self.other.keys() <= given.keys()
+        return [given, given | self.other]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("epochs", 3, "3, not 2"),
+        ("seed", 7, "7, not 0"),
+        ("data", "0f", "'0f', not '"),
+        ("Keras", "3.14.0", f"'3.14.0', not '{keras.__version__}'"),
+        ("torch", "2.9.0", f"'2.9.0', not '{torch.__version__}'"),
+    ],
+)
+def test_what_processes_were_given_otherwise_is_refused(name, value, said):
+    planned = plan(load(ROOT / "recipes" / "demo.py").override(["epochs=2"]))
+    with pytest.raises(InputError, match=re.escape(f"process 1 has other {name} than process 0: {said}")):
+        leads(dataclasses.replace(planned, processes=Told(name, value)))
+
+
+@pytest.mark.parametrize("name", ["device", "threads"])
+def test_devices_and_threads_may_differ(name):
+    planned = plan(load(ROOT / "recipes" / "demo.py"))
+    assert leads(dataclasses.replace(planned, processes=Told(name, "other")))
 
 
 def test_batches_that_cannot_be_shared():

@@ -133,7 +133,7 @@ def run_command(parser, work, arguments=None, shared=False):
         return 0
     except InputError as error:
         if isinstance(error, ProcessLost) and interrupts.number is not None:
-            return _interrupted()  # and so was the other
+            return _interrupted(parser)  # and so was the other
         _wait_for_first(error)
         return _complain(parser, str(error).removesuffix(f"; {error.advice}"), error.advice)
     except BrokenPipeError:
@@ -145,10 +145,10 @@ def run_command(parser, work, arguments=None, shared=False):
         advice = "" if isinstance(error, FileNotFoundError) else interrupts.advice
         return _complain(parser, f"cannot read or write{where}: {error.strerror or error}", advice)
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(parser)
     except Exception as error:
         if interrupts.number is not None:
-            return _interrupted()  # that is what a library made of it
+            return _interrupted(parser)  # that is what a library made of it
         if isinstance(error, MemoryError):
             return _complain(parser, "out of memory: the data or the model are too large for this machine")
         if isinstance(error, RecursionError):
@@ -270,7 +270,19 @@ def _complain(parser, text, advice=""):
     return 2
 
 
-def _interrupted():
+def _interrupted(parser):
     if _rank() == 0:
         interrupts.say()
+    elif lost := _first_lost():
+        return _complain(parser, str(lost).removesuffix(f"; {lost.advice}"), lost.advice)
     return EXIT_CODE
+
+
+def _first_lost():
+    # Where process 0 was killed torchrun interrupts the others, and no other says what has happened.
+    if "kcifar.backend" not in sys.modules:
+        return None
+    from kcifar import backend
+
+    joined = backend.joined_processes()
+    return joined.watch.lost("process 0 is silent") if joined and joined.watch.first_is_gone() else None

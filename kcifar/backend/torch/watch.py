@@ -55,6 +55,17 @@ class Watch:
             f"another of the {self.count} processes of this training has ended, or does not answer ({why})", self.advice
         )
 
+    def first_is_gone(self):
+        """Whether process 0 gives no sign of life and has not left: true in the first of the others that finds it."""
+        with contextlib.suppress(RuntimeError):
+            signs = {self._asked.get(self._key(0))}
+            until = time.monotonic() + 2.5 * _BETWEEN
+            while time.monotonic() < until and len(signs) == 1 and _DONE.encode() not in signs:
+                time.sleep(_BETWEEN / 10)
+                signs.add(self._asked.get(self._key(0)))
+            return len(signs) == 1 and _DONE.encode() not in signs and self._asked.add("told", 1) == 1
+        return False
+
     def leave(self):
         """No other process waits for this one from now on."""
         if not self._left.is_set():

@@ -172,12 +172,9 @@ AVERAGED = [
 ]
 
 
+@pytest.mark.once  # on JAX those of tests/callbacks/test_unfreeze.py
 @pytest.mark.parametrize(
-    "overrides",
-    [
-        pytest.param(RESUMED + UNFROZEN + ["accumulate=3"], id="unfrozen", marks=pytest.mark.once),
-        pytest.param(RESUMED + AVERAGED, id="asam-ema"),
-    ],
+    "overrides", [RESUMED + UNFROZEN + ["accumulate=3"], RESUMED + AVERAGED], ids=["unfrozen", "asam-ema"]
 )
 def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(small, tmp_path, overrides):
     """SIGKILL in epoch 3; dropout, MixUp, schedule, Adam's slots, averages, patience and best epoch have to go on."""

@@ -107,6 +107,7 @@ def test_sams_step_sees_one_dropout_mask_and_leaves_the_model_as_it_was(seed):
         np.testing.assert_array_equal(one, ops.convert_to_numpy(variable))
 
 
+@pytest.mark.once
 def test_the_first_images_are_those_that_count():
     crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True)
     all_of_few = sharpness(small_model(), split(100), crossentropy)

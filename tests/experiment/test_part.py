@@ -103,13 +103,8 @@ RESIZED = {
 }
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *(pytest.param(extra, id=name, marks=[pytest.mark.once] * (name == "plain")) for name, extra in EXTRAS.items()),
-        pytest.param(RESIZED, id="transforms that draw nothing", marks=pytest.mark.once),
-    ],
-)
+@pytest.mark.once
+@pytest.mark.parametrize("changes", [*EXTRAS.values(), RESIZED], ids=[*EXTRAS, "transforms that draw nothing"])
 def test_features_that_are_computed_once_give_the_same_run(images, tmp_path, monkeypatch, changes):
     wanted = recipe(images, **changes)
     planned, rows, metrics = trained(wanted, tmp_path / "cached")

@@ -140,7 +140,7 @@ def assert_same_step(name, model, state, images, folder):
 # Trained as they are. On torch all are trained accelerated, too. JAX compiles a step of the others for up to 50 s, and
 # takes no less operation by operation: they are made of the same as these and as the DenseNet of few layers in
 # test_imagenet_networks.py, whose statistics and gradients JAX gives there.
-TRAINED = ("resnet18", "densenet121", "vgg16_bn") if ON_TORCH else ("resnet18", "resnet50", "vgg16", "vgg16_bn")
+TRAINED = ("resnet18", "densenet121", "vgg16_bn") if ON_TORCH else ("resnet18", "vgg16_bn")
 
 
 # Deeper ones of the same blocks as others here: on one backend.

@@ -5,12 +5,14 @@ numbers of any step can be drawn without those of the steps before it: no genera
 backends see the same numbers.
 """
 
+import dataclasses
+
 import numpy as np
 
 from kcifar.errors import InputError
 
 # The second word of the key: what the numbers are for. Appended to, never renumbered: results depend on them.
-ORDER, TRANSFORMS, WEIGHTS, SPLIT, DEMO = range(5)
+ORDER, TRANSFORMS, WEIGHTS, SPLIT, DEMO, MIRRORS = range(6)
 
 
 def generator(seed, purpose, epoch=0, step=0):
@@ -18,7 +20,7 @@ def generator(seed, purpose, epoch=0, step=0):
 
     Args:
         seed: int in [0, 2**64).
-        purpose: one of `ORDER`, `TRANSFORMS`, `WEIGHTS`, `SPLIT`, `DEMO`.
+        purpose: one of `ORDER`, `TRANSFORMS`, `WEIGHTS`, `SPLIT`, `DEMO`, `MIRRORS`.
         epoch, step: ints ≥ 0, counted from 0.
 
     Returns:
@@ -30,3 +32,25 @@ def generator(seed, purpose, epoch=0, step=0):
     key = np.array([seed, purpose], np.uint64)
     counter = np.array([0, 0, step, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Place:
+    """Which images a batch has, and when.
+
+    Attributes:
+        seed: of the training.
+        epoch: counted from 0.
+        images: the places of its images in their split, int (batch,).
+    """
+
+    seed: int
+    epoch: int
+    images: np.ndarray
+
+
+def drawn_by(transform, rng, batch_size, image_shape, place=None):
+    """What a transform draws; `place` is given to one that has `by_image = True`."""
+    if getattr(transform, "by_image", False):
+        return transform.draw(rng, batch_size, image_shape, place)
+    return transform.draw(rng, batch_size, image_shape)

@@ -4,6 +4,7 @@ import math
 import typing
 
 from kcifar import backend
+from kcifar.chance import drawn_by
 
 
 class Origin(typing.NamedTuple):
@@ -89,15 +90,17 @@ class Joined(Geometric):
     Where none interpolates they are applied one after the other, which is exact.
     """
 
+    by_image = True
+
     def __init__(self, transforms):
         self.transforms = transforms
         self.interpolates = any(transform.interpolates for transform in transforms)
 
-    def draw(self, rng, batch_size, image_shape):
+    def draw(self, rng, batch_size, image_shape, place=None):
         """What each of them draws, in order."""
         drawn = []
         for transform in self.transforms:
-            drawn.append(transform.draw(rng, batch_size, image_shape))
+            drawn.append(drawn_by(transform, rng, batch_size, image_shape, place))
             image_shape = (*transform.result_shape(image_shape[:2]), *image_shape[2:])
         return drawn
 
@@ -133,15 +136,17 @@ class Recoloured:
     resize, crop, flip and rotation, by 0.6 of 255 on average, where the jitter itself changes 13 (256 images).
     """
 
+    by_image = True
+
     def __init__(self, geometric, recolouring):
         self.geometric = geometric
         self.recolouring = recolouring
 
-    def draw(self, rng, batch_size, image_shape):
+    def draw(self, rng, batch_size, image_shape, place=None):
         """What both draw."""
-        moved = self.geometric.draw(rng, batch_size, image_shape)
+        moved = drawn_by(self.geometric, rng, batch_size, image_shape, place)
         shape = (*self.geometric.result_shape(image_shape[:2]), *image_shape[2:])
-        return moved, self.recolouring.draw(rng, batch_size, shape)
+        return moved, drawn_by(self.recolouring, rng, batch_size, shape, place)
 
     def apply(self, images, labels, drawn):
         """Images as float32, and the labels as they are."""

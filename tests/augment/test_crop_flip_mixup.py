@@ -9,8 +9,8 @@ from keras import ops
 from PIL import Image, ImageOps
 from scipy import stats
 
-from kcifar import InputError
-from kcifar.augment import MixUp, RandomCrop, RandomFlip
+from kcifar import InputError, data
+from kcifar.augment import MixUp, Place, RandomCrop, RandomFlip
 
 # A right distribution fails one of these tests at one seed in a million; the seeds are fixed, so none does by chance.
 CHANCE = 1e-6
@@ -110,6 +110,23 @@ def test_crop_without_room_draws_the_only_corner():
     assert not RandomCrop(32, 0).draw(rng(), 100, (32, 32, 3)).any()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_crop_reflects_as_numpy_does(dtype):
+    images, corners = pixels((6, 12, 9, 3), dtype), np.int32([(0, 0), (8, 5), (0, 5), (8, 0), (4, 2), (3, 4)])
+    out, _ = applied(RandomCrop(8, 2, "reflect"), images, one_hot(6), corners)
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), "reflect")
+    for image, (top, left), window in zip(padded, corners.tolist(), out, strict=True):
+        np.testing.assert_array_equal(window, image[top : top + 8, left : left + 8])
+
+
+def test_crop_reflects_less_than_the_image():
+    RandomCrop(4, 3, "reflect").draw(rng(), 2, (4, 6, 3))
+    with pytest.raises(InputError, match="less padding"):
+        RandomCrop(4, 4, "reflect").draw(rng(), 2, (4, 6, 3))
+    with pytest.raises(InputError, match="'reflect'"):
+        RandomCrop(4, 1, "edge")
+
+
 @pytest.mark.parametrize("arguments", [(0,), (-1,), (32, -1), (32.5,), (32, 0.5), ("32",)], ids=str)
 def test_crop_refuses_what_is_no_size(arguments):
     with pytest.raises(InputError) as caught:
@@ -151,6 +168,60 @@ def test_flip_draws_a_fair_coin_for_each_image():
     assert drawn.dtype == bool
     assert stats.binomtest(int(drawn.sum()), 100_000, 0.5).pvalue > CHANCE
     assert stats.binomtest(int((drawn[1:] == drawn[:-1]).sum()), 99_999, 0.5).pvalue > CHANCE
+
+
+ALTERNATING = RandomFlip(alternating=True)
+
+
+def mirrored(images, epoch, seed=3, flip=ALTERNATING):
+    return flip.draw(rng(), len(images), (32, 32, 3), Place(seed, epoch, np.asarray(images)))
+
+
+def test_alternating_flip_shows_each_image_both_ways_in_any_two_epochs():
+    first = mirrored(range(100_000), 0)
+    assert stats.binomtest(int(first.sum()), 100_000, 0.5).pvalue > CHANCE
+    assert stats.binomtest(int((first[1:] == first[:-1]).sum()), 99_999, 0.5).pvalue > CHANCE
+    for epoch in range(1, 5):
+        np.testing.assert_array_equal(mirrored(range(100_000), epoch), first ^ (epoch % 2 == 1))
+    assert (mirrored(range(1000), 0, seed=4) != first[:1000]).any()
+
+
+def test_alternating_flip_goes_by_the_image_not_by_its_place_in_the_batch():
+    first = mirrored(range(100), 0)
+    order = np.random.default_rng(0).permutation(100)
+    np.testing.assert_array_equal(mirrored(order, 2), first[order])
+    np.testing.assert_array_equal(mirrored(order[:7], 1), ~first[order[:7]])
+
+
+def test_alternating_flip_starts_by_its_probability():
+    drawn = mirrored(range(20_000), 0, flip=RandomFlip(0.2, alternating=True))
+    assert stats.binomtest(int(drawn.sum()), 20_000, 0.2).pvalue > CHANCE
+
+
+@pytest.mark.parametrize("before", [[], [RandomCrop(8, 0)], [RandomCrop(8, 1, "reflect")]], ids=len)
+def test_batches_flip_each_image_in_every_second_epoch(before):
+    """Alone, joined with a crop and behind one: by the columns of images that get darker to the right."""
+    images = np.broadcast_to(np.arange(240, 0, -30, dtype=np.uint8)[None, None, :, None], (40, 8, 8, 3))
+    split = data.Split(images, np.arange(40) % 10, 10)
+    batches = data.Batches(split, 8, [*before, ALTERNATING], seed=5)
+    shown = []
+    for epoch in range(3):
+        parts = [(batches.at(epoch, step)[0], batches._epoch_order(epoch)[step * 8 :][:8]) for step in range(5)]
+        of_image = np.empty(40, bool)
+        for part, places in parts:
+            columns = ops.convert_to_numpy(part).astype(int)[:, 0, :, 0]
+            of_image[places] = columns[:, 0] < columns[:, -1]
+        shown.append(of_image)
+    assert 0 < shown[0].sum() < 40
+    np.testing.assert_array_equal(shown[1], ~shown[0])
+    np.testing.assert_array_equal(shown[2], shown[0])
+
+
+def test_alternating_flip_needs_to_know_the_images():
+    with pytest.raises(InputError, match="Place"):
+        ALTERNATING.draw(rng(), 4, (32, 32, 3))
+    with pytest.raises(InputError, match="True or False"):
+        RandomFlip(alternating=2)
 
 
 # MixUp

@@ -5,7 +5,8 @@ A transform has two methods. `draw(rng, batch_size, image_shape)` draws its rand
 Images are (batch, height, width, channels) with values 0–255, uint8 or float32; labels are one-hot float32
 (batch, classes). `kcifar.data.Batches` does neighbours that move pixels at once (`kcifar.augment.geometric`). One of
 your own needs no more than these two; `mixes = True` says of one that it mixes images, `on_host = True` that its
-`apply` leaves the device, and cannot be compiled.
+`apply` leaves the device, and cannot be compiled, `by_image = True` that its `draw` takes one argument more, the
+`Place` of the batch: the epoch, and which images it has.
 """
 
 from kcifar.augment.adapters import Albumentations, KerasLayer, adapted
@@ -15,10 +16,12 @@ from kcifar.augment.crop import RandomCrop
 from kcifar.augment.cutmix import CutMix, MixUpOrCutMix
 from kcifar.augment.erasing import Cutout, RandomErasing
 from kcifar.augment.flip import RandomFlip
+from kcifar.augment.growing import ImageSizes
 from kcifar.augment.keras_cv import KerasCV
 from kcifar.augment.mixup import MixUp
 from kcifar.augment.policies import RandAugment, TrivialAugment
 from kcifar.augment.resize import CenterCrop, Resize
+from kcifar.chance import Place
 
 __all__ = [
     "TRANSFORMS",
@@ -27,10 +30,12 @@ __all__ = [
     "ColorJitter",
     "CutMix",
     "Cutout",
+    "ImageSizes",
     "KerasCV",
     "KerasLayer",
     "MixUp",
     "MixUpOrCutMix",
+    "Place",
     "RandAugment",
     "RandomAffine",
     "RandomCrop",
@@ -42,5 +47,6 @@ __all__ = [
     "adapted",
 ]
 
-TRANSFORMS = [name for name in __all__ if name not in ("TRANSFORMS", "Albumentations", "KerasLayer", "adapted")]
+_NO_TRANSFORMS = ("TRANSFORMS", "Albumentations", "ImageSizes", "KerasLayer", "Place", "adapted")
+TRANSFORMS = [name for name in __all__ if name not in _NO_TRANSFORMS]
 """Those that a recipe names without a module."""

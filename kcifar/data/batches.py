@@ -63,20 +63,32 @@ class Batches(keras.utils.PyDataset):
         seed: of the order and of the transforms.
         shuffle: a new order every epoch, or the split's own.
         drop_last: leave out the last batch where it is smaller than the others.
+        of_epoch: a function from an epoch, counted from 0, to one more transform, applied behind the others, or None:
+            images that grow in the course of a training.
         part: (place, count): of several processes that share each batch, the one that takes the part at that place.
 
     Attributes:
         epoch: the epoch that the next batch belongs to, counted from 0. Goes up by one when a training has read an
             epoch to its last batch, not behind `evaluate` and `predict`; set it to continue a training without a
             `Checkpoint`.
-        image_shape: (height, width, channels) of an image behind the transforms.
+        image_shape: (height, width, channels) of an image behind the transforms, before that of the epoch.
 
     Raises:
         InputError: a batch size below 1 or above the number of images; a batch that cannot be shared evenly; a
             transform that does not fit the images, or two that mix them.
     """
 
-    def __init__(self, split, batch_size, transforms=(), seed=0, shuffle=True, drop_last=False, part=(0, 1)):
+    def __init__(
+        self,
+        split,
+        batch_size,
+        transforms=(),
+        seed=0,
+        shuffle=True,
+        drop_last=False,
+        of_epoch=None,
+        part=(0, 1),
+    ):
         super().__init__()
         if not (isinstance(batch_size, int) and 1 <= batch_size <= len(split)):
             raise InputError(
@@ -96,12 +108,14 @@ class Batches(keras.utils.PyDataset):
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.of_epoch = of_epoch
         self.part = part
         self.epoch = 0
         self._one_hot = np.eye(split.classes, dtype="float32")
         self._steps, self.image_shape = self._steps_and_image_shape()
         on_host = any(map(_on_host, transforms))
         self._apply = self._apply_each if on_host else backend.compiled(self._apply_each)
+        self._of_epochs = {}  # what applies each transform of an epoch
         self._order = None, None
         self._thread = ThreadPoolExecutor(1) if backend.prepares_ahead() and not on_host else None
         self._ahead = None, None  # (epoch, step) and the batch that the thread prepares
@@ -137,12 +151,27 @@ class Batches(keras.utils.PyDataset):
         images = ops.convert_to_tensor(self.split.images[chosen])
         labels = ops.convert_to_tensor(self._one_hot[self.split.labels[chosen]])
         rng = chance.generator(self.seed, chance.TRANSFORMS, epoch, step)
-        drawn = [transform.draw(rng, len(chosen), shape) for transform, shape in self._steps]
+        place = chance.Place(self.seed, epoch, chosen)
+        drawn = [chance.drawn_by(transform, rng, len(chosen), shape, place) for transform, shape in self._steps]
         images, labels = self._apply(images, labels, drawn)
-        place, count = self.part
+        if last := self.of_epoch and self.of_epoch(epoch):
+            drawn = chance.drawn_by(last, rng, len(chosen), self.image_shape, place)
+            apply = self._of_epochs.setdefault(last, _compiled(last))
+            images, labels = apply(images, labels, drawn)
+        rank, count = self.part
         size = len(chosen) // count
-        own = slice(place * size, (place + 1) * size)
+        own = slice(rank * size, (rank + 1) * size)
         return (images, labels) if count == 1 else (images[own], labels[own])
+
+    def shape_in(self, epoch):
+        """(height, width, channels) of an image of an epoch, counted from 0."""
+        last = self.of_epoch and self.of_epoch(epoch)
+        if not last:
+            return self.image_shape
+        rng, place = chance.generator(self.seed, chance.TRANSFORMS), chance.Place(self.seed, epoch, np.zeros(1, int))
+        image = np.zeros((1, *self.image_shape), "float32")
+        drawn = chance.drawn_by(last, rng, 1, self.image_shape, place)
+        return tuple(last.apply(ops.convert_to_tensor(image), None, drawn)[0].shape[1:])
 
     def _apply_each(self, images, labels, drawn):
         for (transform, _), of_transform in zip(self._steps, drawn, strict=True):
@@ -154,10 +183,10 @@ class Batches(keras.utils.PyDataset):
         the shape behind the last. Found on the first image."""
         images, labels = ops.convert_to_tensor(self.split.images[:1]), ops.convert_to_tensor(self._one_hot[:1])
         rng, steps = chance.generator(self.seed, chance.TRANSFORMS), []
+        first = chance.Place(self.seed, 0, np.zeros(1, int))
         for transform in self.transforms:
             shape = tuple(images.shape[1:])
-            apply = transform.apply if _on_host(transform) else backend.compiled(transform.apply)
-            images, labels = apply(images, labels, transform.draw(rng, 1, shape))
+            images, labels = _compiled(transform)(images, labels, chance.drawn_by(transform, rng, 1, shape, first))
             if steps and (joined := _joined(steps[-1], transform)):
                 steps[-1] = joined, steps[-1][1]
             else:
@@ -200,6 +229,11 @@ def expect_shared(images, batch_size, sharers):
 def _on_host(transform):
     """Whether it does not run on the device alone, and cannot be compiled."""
     return getattr(transform, "on_host", False)
+
+
+def _compiled(transform):
+    """Its `apply`, compiled where that can be."""
+    return transform.apply if _on_host(transform) else backend.compiled(transform.apply)
 
 
 def _joined(step, following):

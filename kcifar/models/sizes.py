@@ -1,0 +1,52 @@
+"""A model for images of other sizes, of the same layers."""
+
+import re
+
+import keras
+
+
+def image_for(model, shape):
+    """An input for images of a (height, width, channels), in the place of the model's own."""
+    return keras.Input(shape, dtype=model.input.dtype, name=model.input.name)
+
+
+def _called(layer, *args, **kwargs):
+    return layer(*args, **kwargs)
+
+
+def through(model, image, call=_called):
+    """What a functional model's own layers give of another input, each of them called by `call(layer, …)`."""
+    return keras.models.clone_model(model, image, clone_function=lambda layer: layer, call_function=call).output
+
+
+def of_shapes(model, shapes):
+    """The model for images of several shapes, of the same layers.
+
+    Args:
+        model: a functional `keras.Model` of one image.
+        shapes: (height, width, channels) of each.
+
+    Returns:
+        A model of images of any size.
+
+    Raises:
+        ValueError, TypeError: Keras's, of images that it cannot take; see `why_not`.
+    """
+    for shape in shapes:
+        through(model, image_for(model, shape))
+    image = image_for(model, (None, None, shapes[0][-1]))
+    return keras.Model(image, through(model, image), name=model.name)
+
+
+def why_not(error):
+    """What Keras says of images that a model cannot take, in one line."""
+    told = first_sentences(error)
+    if "size would be zero or negative" in told:
+        return "they are too small for it; scale them up, as by resize=32, or take a smaller network"
+    return told
+
+
+def first_sentences(error):
+    """What Keras says in one line, without its colours and the list of what a layer was called with."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(plain.partition("Arguments received by")[0].split())

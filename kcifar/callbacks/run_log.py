@@ -19,9 +19,12 @@ class RunLog(keras.callbacks.Callback):
     Args:
         path: of log.csv.
         learning_rate_at: the learning rate of an optimizer step, counted from 0.
+        flops_at: a function of an epoch, counted from 0, and its figures, to the floating-point operations of (its
+            training, its evaluation); called at its end. None: they are not counted.
 
     Attributes:
         rows: the rows so far, dicts.
+        flops: of training and of evaluation so far; None for what is not known.
         train_seconds: of each epoch, without evaluation.
         feature_seconds: that frozen layers took to run once over each image; `kcifar.experiment.train` adds them up.
     """
@@ -29,21 +32,29 @@ class RunLog(keras.callbacks.Callback):
     # Keras then reads a batch's figures in a thread, and training does not wait for the device after every step.
     async_safe = True
 
-    def __init__(self, path, learning_rate_at):
+    def __init__(self, path, learning_rate_at, flops_at=None):
         super().__init__()
         self.path = Path(path)
         self.learning_rate_at = learning_rate_at
+        self.flops_at = flops_at
         self.rows = []
+        self.flops = (0, 0) if flops_at else (None, None)
         self.train_seconds = []
         self.feature_seconds = 0.0
 
     def state(self):
         """What `restore` needs."""
-        return {"rows": self.rows, "train_seconds": self.train_seconds, "feature_seconds": self.feature_seconds}
+        return {
+            "rows": self.rows,
+            "flops": self.flops,
+            "train_seconds": self.train_seconds,
+            "feature_seconds": self.feature_seconds,
+        }
 
     def restore(self, state):
         """Goes on behind the rows of `state`."""
         self.rows = state["rows"]
+        self.flops = tuple(state.get("flops", (None, None)))  # which runs of earlier versions do not have
         self.train_seconds = state["train_seconds"]
         self.feature_seconds = state["feature_seconds"]
 
@@ -57,6 +68,8 @@ class RunLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.train_seconds.append(self._ended - self._started)
+        if self.flops_at:
+            self.flops = tuple(map(plus, self.flops, self.flops_at(epoch, logs)))
         last_step = (epoch + 1) * self.params["steps"] - 1
         figures = {name: float(value) for name, value in logs.items()}
         logs["learning_rate"] = self.learning_rate_at(last_step)
@@ -66,3 +79,8 @@ class RunLog(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, table.getvalue())
+
+
+def plus(one, other):
+    """The sum of two counts; None where one of them is not known."""
+    return None if one is None or other is None else one + other

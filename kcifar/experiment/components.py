@@ -60,9 +60,27 @@ def _one_cycle(up_epochs, start_divisor=25.0, final_divisor=1e4, shape="cosine")
     )
 
 
+def _whitening(images=5000, epsilon=5e-4, bias_epochs=None):
+    """The first convolution whitens patches of so many training images; its bias is trained for some epochs, or all."""
+    if not (isinstance(images, int) and images >= 1):
+        raise InputError(f"Whitening(images={images!r}): expected a whole number of training images, at least 1")
+    if not (bias_epochs is None or (isinstance(bias_epochs, int) and bias_epochs >= 0)):
+        raise InputError(f"Whitening(bias_epochs={bias_epochs!r}): expected a whole number of epochs, or None for all")
+
+    def whiten(model, train):
+        conv = models.whiten(model, train.images[:images], epsilon)
+        if bias_epochs == 0:
+            conv.trainable = False
+        return callbacks.Freeze(bias_epochs, conv.name) if bias_epochs else None
+
+    return whiten
+
+
 KINDS = {
     "model": models.FAMILIES,
+    "whitening": {"Whitening": _whitening},
     "transform": {name: getattr(augment, name) for name in augment.TRANSFORMS},
+    "image_size": {"ImageSizes": augment.ImageSizes},
     "loss": {"CategoricalCrossentropy": _categorical_crossentropy, "AsymmetricLoss": _asymmetric},
     "optimizer": {"Adam": optimizers.Adam, "SGD": optimizers.SGD},
     "sharpness_aware": {"SharpnessAware": SharpnessAware},
@@ -114,6 +132,25 @@ def transform(component):
         return augment.adapted(made)
     except InputError as error:
         raise InputError(f"transform is {component}: {error}") from None
+
+
+def whitening(component):
+    """A function of a model and the training split that whitens the model's first convolution (`kcifar.models.whiten`).
+
+    It gives the callback that ends the training of its bias; None where that is not trained, or always.
+    """
+    return _make("whitening", component)
+
+
+def image_size(component):
+    """What gives an epoch's `Resize`, see `kcifar.augment.ImageSizes`."""
+    made = _make("image_size", component)
+    if not callable(made):
+        raise InputError(
+            f"image_size is {component}, which makes a {type(made).__name__}; expected a function from an epoch to a "
+            "transform"
+        )
+    return made
 
 
 def optimizer(component):

@@ -9,9 +9,10 @@ from kcifar.callbacks import Checkpoint, StopOnNaN, TensorBoard
 from kcifar.callbacks.evaluate import Evaluate
 from kcifar.callbacks.live_figures import LiveCurves
 from kcifar.callbacks.progress import ProgressBar
-from kcifar.callbacks.run_log import RunLog
+from kcifar.callbacks.run_log import RunLog, plus
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.reporting import write_report
+from kcifar.experiment.cost import Cost
 from kcifar.experiment.planning import has_state
 from kcifar.experiment.together import begin, common_callbacks, fit, last_callbacks
 from kcifar.output import say
@@ -35,7 +36,8 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     """
     recipe, model, batches = planned.recipe, planned.model, planned.batches
     images = len(batches) * recipe.batch_size if recipe.drop_last else len(batches.split)
-    log = RunLog(run.log, planned.learning_rate_at)
+    cost = Cost(planned, images)
+    log = RunLog(run.log, planned.learning_rate_at, cost.of_epoch)
     tensorboard = TensorBoard(run.path / "tensorboard") if recipe.tensorboard else None
     own = [callback for callback in planned.callbacks if has_state(callback)]
     stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping, *own) if part]
@@ -75,10 +77,10 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
                 tensorboard.close()
     if planned.processes:
         planned.processes.watch.leave()
-    return _finish(planned, run, log, checkpoint, images)
+    return _finish(planned, run, log, checkpoint, cost)
 
 
-def _finish(planned, run, log, checkpoint, images):
+def _finish(planned, run, log, checkpoint, cost):
     """Evaluates the best model on the test split, and writes the figures, the report and, last, `metrics.json`."""
     test, names = planned.dataset.test, planned.dataset.class_names
     result = predictions(run, "test", test)
@@ -100,7 +102,8 @@ def _finish(planned, run, log, checkpoint, images):
         "feature_seconds": log.feature_seconds,
         "train_seconds": train_seconds,
         "seconds_per_epoch": log.train_seconds,
-        "images_per_second": images * len(log.rows) / train_seconds,
+        "images_per_second": cost.images * len(log.rows) / train_seconds,
+        **_flops(log, cost),
         "peak_memory_bytes": _peak_memory_bytes(),
         "peak_device_bytes": backend.peak_device_bytes(),
     }
@@ -109,6 +112,15 @@ def _finish(planned, run, log, checkpoint, images):
     write_report([run], run.report, dataset=planned.dataset, metrics=metrics)
     write_json(run.metrics, metrics)
     return metrics
+
+
+def _flops(log, cost):
+    """The floating-point operations of the training, and of all that was evaluated, the test images at the end too."""
+    training, evaluation = log.flops
+    return {
+        "training_flops": plus(training, cost.of_features()),
+        "evaluation_flops": plus(evaluation, cost.of_test(views=1)),
+    }
 
 
 def _peak_memory_bytes():

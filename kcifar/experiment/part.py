@@ -15,6 +15,7 @@ from kcifar import augment, backend
 from kcifar.errors import InputError
 from kcifar.evaluation.models import evaluation_batches
 from kcifar.models.freezing import head_layers, weighted_layers
+from kcifar.models.sizes import of_shapes, why_not
 from kcifar.output import say
 
 _MOST_FEATURE_BYTES = 2**30
@@ -57,7 +58,7 @@ class Features:
     def __init__(self, trunk, split, transforms):
         self.labels = split.labels
         self.classes = split.classes
-        self._trunk = trunk
+        self.trunk = trunk
         self._batches = evaluation_batches(trunk, split, transforms)
 
     def __len__(self):
@@ -65,15 +66,15 @@ class Features:
 
     @functools.cached_property
     def images(self):
-        backend.accelerate(self._trunk)
+        backend.accelerate(self.trunk)
         found = [
-            ops.convert_to_numpy(ops.cast(self._trunk.predict_on_batch(self._batches[step][0]), "float32"))
+            ops.convert_to_numpy(ops.cast(self.trunk.predict_on_batch(self._batches[step][0]), "float32"))
             for step in track(range(len(self._batches)), "", console=Console(stderr=True), transient=True)
         ]
         return np.concatenate(found)
 
 
-def trained_part(whole, dataset, batches, unfreezes):
+def trained_part(whole, dataset, batches, epochs, unfreezes):
     """The part of a model that a training runs through.
 
     Images that come as the model takes them run through all of it. Those that already have the size that the model
@@ -84,6 +85,7 @@ def trained_part(whole, dataset, batches, unfreezes):
         whole: the model.
         dataset: a `kcifar.data.Dataset`.
         batches: of its training images.
+        epochs: that they are read in.
         unfreezes: whether layers that are frozen will be trained later.
 
     Raises:
@@ -91,10 +93,12 @@ def trained_part(whole, dataset, batches, unfreezes):
     """
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test") if getattr(dataset, name)}
     entry, evaluation = _entry(whole, batches.image_shape)
-    always_alike = not unfreezes and all(isinstance(transform, _DRAW_NOTHING) for transform in batches.transforms)
+    always_alike = not (unfreezes or batches.of_epoch) and all(
+        isinstance(transform, _DRAW_NOTHING) for transform in batches.transforms
+    )
     trunk = _frozen_trunk(whole, entry) if always_alike else None
     if trunk is None or _bytes(trunk.output, splits) > _MOST_FEATURE_BYTES:
-        return Part(_between(whole, entry, whole.output), splits, evaluation)
+        return Part(_of_all_sizes(_between(whole, entry, whole.output), batches, epochs), splits, evaluation)
     features = {name: Features(trunk, split, evaluation) for name, split in splits.items()}
     features["train"] = Features(trunk, batches.split, batches.transforms)
     return Part(_between(whole, _head_input(whole), whole.output), features)
@@ -122,6 +126,20 @@ def _front(whole):
 def _as_transform(layer):
     size = min(layer.output.shape[1:3])
     return augment.Resize(size) if layer.name == "resize" else augment.CenterCrop(size)
+
+
+def _of_all_sizes(model, batches, epochs):
+    """The model, or one of the same layers that takes images of the size of each epoch too."""
+    shapes = list(dict.fromkeys(batches.shape_in(epoch) for epoch in range(epochs)))
+    if shapes == [model.input.shape[1:]]:
+        return model
+    try:
+        return of_shapes(model, shapes)
+    except (ValueError, TypeError) as error:  # Keras's own
+        raise InputError(
+            f"image_size: '{model.name}' cannot take images of all the sizes "
+            f"{', '.join(f'{height}×{width}' for height, width, _ in shapes)}: {why_not(error)}"
+        ) from None
 
 
 def _between(whole, first, last):

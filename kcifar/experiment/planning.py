@@ -48,6 +48,7 @@ class Plan:
     constant_rate: float
     schedule: keras.optimizers.schedules.LearningRateSchedule | None
     unfreeze: keras.callbacks.Callback | None
+    freeze: keras.callbacks.Callback | None
     weight_ema: keras.callbacks.Callback | None
     early_stopping: keras.callbacks.Callback | None
     callbacks: list[keras.callbacks.Callback]
@@ -103,6 +104,7 @@ class Plan:
             ("trained", self._trained()),
             ("transforms", self._transforms()),
             ("image size", self._image_size()),
+            *([("whitening", str(recipe.whitening))] if recipe.whitening else []),
             (
                 "batches",
                 f"{steps:,} of {recipe.batch_size} an epoch, {recipe.epochs * steps:,} in {recipe.epochs} epochs"
@@ -154,7 +156,8 @@ class Plan:
         height, width, _ = self.whole.input.shape[1:]
         resized = f", scaled to {self.recipe.resize}" if self.recipe.resize else ""
         cropped = f", the middle {self.recipe.center_crop}" if self.recipe.center_crop else ""
-        return f"{height}×{width}{resized}{cropped}"
+        by_epoch = f"; trained on {self.recipe.image_size}" if self.recipe.image_size else ""
+        return f"{height}×{width}{resized}{cropped}{by_epoch}"
 
 
 def plan(recipe, start=None):
@@ -177,6 +180,10 @@ def plan(recipe, start=None):
     further = [components.callback(component) for component in recipe.callbacks]
     transforms = [components.transform(component) for component in recipe.transforms]
     fixed = [components.transform(component) for component in recipe.fixed_transforms]
+    sizes = recipe.image_size and components.image_size(recipe.image_size)
+    if hasattr(sizes, "expect_all_in"):
+        sizes.expect_all_in(recipe.epochs)
+    whiten = recipe.whitening and components.whitening(recipe.whitening)
     optimizer = components.optimizer(recipe.optimizer)
     loss = components.loss(recipe.loss)
 
@@ -185,11 +192,13 @@ def plan(recipe, start=None):
     train = Fixed(dataset.train, fixed, recipe.seed) if fixed else dataset.train
     batching = {"batch_size": recipe.batch_size, "seed": recipe.seed, "drop_last": recipe.drop_last}
     batching["part"] = (processes.rank, processes.count) if processes else (0, 1)
-    batches = Batches(train, transforms=transforms, **batching)
+    batches = Batches(train, transforms=transforms, of_epoch=sizes, **batching)
 
-    whole, new_layers = _whole(recipe, dataset, start or recipe.pretrained)
+    whole = _new(recipe, dataset)
+    freeze = whiten(whole, dataset.train) if whiten else None
+    new_layers = _start(recipe, whole, start or recipe.pretrained)
     unfreeze = callbacks.Unfreeze(recipe.unfreeze_epoch, recipe.freeze) if recipe.unfreeze_epoch else None
-    part = trained_part(whole, dataset, batches, unfreezes=unfreeze is not None)
+    part = trained_part(whole, dataset, batches, recipe.epochs, unfreezes=unfreeze is not None)
     if part.on_features:
         batches = Batches(part.splits["train"], **batching)
     model = _training(recipe, part.model)
@@ -214,6 +223,7 @@ def plan(recipe, start=None):
         constant_rate=rate,
         schedule=schedule,
         unfreeze=unfreeze,
+        freeze=freeze,
         weight_ema=weight_ema,
         early_stopping=stopping,
         callbacks=further,
@@ -239,13 +249,12 @@ def _dataset(recipe):
     return dataset, own_validation
 
 
-def _whole(recipe, dataset, start):
-    """The model that is saved, with the weights of a file where `start` names one; and the layers that it lacks."""
-    whole = _new(recipe, dataset)
+def _start(recipe, whole, start):
+    """Gives a model the weights of a file where `start` names one, and freezes layers; which ones the file lacks."""
     new_layers = models.load_pretrained(whole, start) if start else []
     if recipe.freeze:
         models.freeze(whole, recipe.freeze)
-    return whole, new_layers
+    return new_layers
 
 
 def _training(recipe, model):

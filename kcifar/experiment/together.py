@@ -73,7 +73,15 @@ def _expect_alike(planned):
 def common_callbacks(planned, evaluation):
     """The first callbacks of a training, which each of its processes has."""
     together = Together(planned.processes, planned.recipe.seed) if planned.processes else None
-    return [Interruptible(), together, planned.unfreeze, planned.weight_ema, evaluation, *planned.callbacks]
+    return [
+        Interruptible(),
+        together,
+        planned.unfreeze,
+        planned.freeze,
+        planned.weight_ema,
+        evaluation,
+        *planned.callbacks,
+    ]
 
 
 def last_callbacks(planned):

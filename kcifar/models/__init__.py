@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import re
 
 import keras
 import numpy as np
@@ -10,17 +9,20 @@ from keras import layers
 
 from kcifar import geometry
 from kcifar.errors import InputError, nearest
+from kcifar.models.airbench import airbench94
 from kcifar.models.densenet import densenet121, densenet169
 from kcifar.models.elu_cnn import elu_cnn
 from kcifar.models.freezing import freeze, unfreeze
 from kcifar.models.initial import draw_initial_values
 from kcifar.models.pretrained import load_pretrained
 from kcifar.models.resnet import resnet18, resnet20, resnet34, resnet50, resnet56, resnet152
+from kcifar.models.sizes import first_sentences, why_not
 from kcifar.models.tutorial_net import tutorial_net
 from kcifar.models.vgg import vgg16
+from kcifar.models.whitening import whiten
 from kcifar.models.wide_resnet import wrn28_2, wrn28_10
 
-__all__ = ["FAMILIES", "around", "build", "freeze", "load_pretrained", "unfreeze"]
+__all__ = ["FAMILIES", "around", "build", "freeze", "load_pretrained", "unfreeze", "whiten"]
 
 FAMILIES = {
     family.__name__: family
@@ -38,6 +40,7 @@ FAMILIES = {
         resnet56,
         wrn28_2,
         wrn28_10,
+        airbench94,
     )
 }
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -59,7 +62,7 @@ def build(
 
     Args:
         name: `tutorial_net`, `elu_cnn`, `vgg16`; `resnet18`, `resnet34`, `resnet50`, `resnet152`, `densenet121`,
-            `densenet169`; `resnet20`, `resnet56`, `wrn28_2`, `wrn28_10`.
+            `densenet169`; `resnet20`, `resnet56`, `wrn28_2`, `wrn28_10`; `airbench94`.
         classes: number of logits.
         input_shape: (height, width, channels) of an image.
         mean, std: of each channel on the 0–1 scale: a normalisation comes first and the model takes 0–255.
@@ -93,10 +96,7 @@ def build(
             model = keras.Model(image, family(x, classes, seed, **options), name=name)
         except (TypeError, ValueError) as error:  # Keras's own, of too small an image or an option out of range
             asked = f"{name}(classes={classes}, {options}) for images {x.shape[1:]}"
-            told = _first_sentences(error)
-            if "size would be zero or negative" in told:
-                told = "they are too small for it; scale them up, as by resize=32, or take a smaller network"
-            raise InputError(f"{asked} cannot be built: {told}") from None
+            raise InputError(f"{asked} cannot be built: {why_not(error)}") from None
     draw_initial_values(model, seed)
     return model
 
@@ -125,7 +125,7 @@ def around(make, name, classes, input_shape, mean=None, std=None, precision=None
             logits = inner(x)
         except Exception as error:  # whatever the layers of a model that is not kcifar's raise
             raise InputError(
-                f"model is {name}, which fails on images {x.shape[1:]}: {_first_sentences(error)}"
+                f"model is {name}, which fails on images {x.shape[1:]}: {first_sentences(error)}"
             ) from None
         shape = getattr(logits, "shape", None)
         if shape != (None, classes):
@@ -139,12 +139,6 @@ def _front(input_shape, resize, center_crop, mean, std):
     """The image as it comes in, and as it is behind resizing, crop and normalisation."""
     image = keras.Input(input_shape, dtype="float32", name="image")
     return image, _normalised(_cropped(_resized(image, resize), center_crop), mean, std)
-
-
-def _first_sentences(error):
-    """What Keras says in one line, without its colours and the list of what a layer was called with."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    return " ".join(plain.partition("Arguments received by")[0].split())
 
 
 @contextlib.contextmanager

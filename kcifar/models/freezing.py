@@ -37,7 +37,7 @@ def freeze(model, groups):
 
     Args:
         model: a built `keras.Model`, changed in place.
-        groups: names, or one.
+        groups: names, or one; a layer's whole name stands for that layer alone.
 
     Returns:
         (before, after): how many parameters are trained.
@@ -65,13 +65,13 @@ def unfreeze(model, groups):
 
 
 def layers_of(model, groups):
-    """The layers with weights of these groups. Raises InputError where there is no such group."""
-    weighted = weighted_layers(model)
+    """The layers with weights of these groups, or of these names. Raises InputError where there is none of it."""
+    weighted, names = weighted_layers(model), group_names(groups)
     known = list(dict.fromkeys(map(group_of, weighted)))
-    for name in group_names(groups):
-        if name not in known:
+    for name in names:
+        if name not in known and name not in [layer.name for layer in weighted]:
             raise InputError(f"'{model.name}' has no group of layers '{name}'; {nearest(name, known)}")
-    return [layer for layer in weighted if group_of(layer) in group_names(groups)]
+    return [layer for layer in weighted if group_of(layer) in names or layer.name in names]
 
 
 def group_names(groups):

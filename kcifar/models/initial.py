@@ -24,6 +24,10 @@ class _Drawn(initializers.Initializer):
         return np.zeros(shape, dtype)
 
 
+class _DrawnIdentity(_Drawn):
+    """As `_Drawn`, and then the first filters are such that each gives one channel of its input."""
+
+
 def draw_initial_values(model, seed):
     """Gives every kernel and bias of `model` that starts from an initializer of this module its values, by NumPy.
 
@@ -43,7 +47,8 @@ def draw_initial_values(model, seed):
             initializer = getattr(layer, f"{name}_initializer", None)
             if isinstance(initializer, _Drawn):
                 variable = getattr(layer, name)
-                variable.assign(_draw(initializer.initializer, rng, variable.shape).astype("float32"))
+                values = _draw(initializer.initializer, rng, variable.shape).astype("float32")
+                variable.assign(_identity_first(values) if isinstance(initializer, _DrawnIdentity) else values)
                 setattr(layer, f"{name}_initializer", initializer.initializer)
 
 
@@ -67,6 +72,24 @@ def pytorch_uniform(fan_in):
         "kernel_initializer": _Drawn(initializers.RandomUniform(-bound, bound)),
         "bias_initializer": _Drawn(initializers.RandomUniform(-bound, bound)),
     }
+
+
+def identity_uniform(fan_in):
+    """A kernel that starts as the identity on its input's channels; filters beyond these are uniform in ±1/√fan_in.
+
+    `torch.nn.init.dirac_` on the first filters, in PyTorch's start for the others (Jordan 2024, arXiv 2404.00498,
+    section 3.3), of a convolution with an odd size.
+    """
+    bound = 1 / math.sqrt(fan_in)
+    return _DrawnIdentity(initializers.RandomUniform(-bound, bound))
+
+
+def _identity_first(kernel):
+    height, width, channels, filters = kernel.shape
+    alike = min(channels, filters)
+    kernel[..., :alike] = 0
+    kernel[height // 2, width // 2, range(alike), range(alike)] = 1
+    return kernel
 
 
 def _draw(initializer, rng, shape):

@@ -31,8 +31,10 @@ class Recipe:
     std: tuple[float, ...] | None = None
     resize: int | None = None  # pixels of the shorter side that the model scales images to first
     center_crop: int | None = None  # sides of the middle that it then takes; None for all
+    whitening: Component | None = None  # of image patches, by the first convolution; None: filters that are trained
     fixed_transforms: tuple[Component, ...] = ()  # drawn once for each image, before the first epoch
     transforms: tuple[Component, ...] = ()  # drawn anew for each batch, behind the fixed ones
+    image_size: Component | None = None  # that images are scaled to behind them, by epoch; None: as they are
     batch_size: int
     accumulate: int = 1  # parts that a batch passes through the model in, one after another, on less memory
     drop_last: bool = False

@@ -454,7 +454,6 @@ def test_frozen_groups_of_a_network_stay_to_the_bit(precision, kind):
 REFUSED = {
     "an unknown group": (["stem", "layer11"], ["layer11", "layer1"]),
     "an unknown name": ("heat", ["heat", "head"]),
-    "a layer, no group": (["layer1_conv1"], ["layer1_conv1", "layer1"]),
     "everything": (["stem", "layer1", "layer2", "head"], []),
     "an empty name": ("", []),
 }

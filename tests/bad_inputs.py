@@ -118,6 +118,24 @@ TABLES = {
         Case("a transform's argument out of range", "kcifar train tiny.py transforms.MixUp.alpha=-1"),
         Case("a transform without its arguments", "kcifar train tiny.py 'transforms=[RandomCrop()]'"),
         Case("a transform that is no list", "kcifar train tiny.py 'transforms=RandomFlip()'"),
+        Case(
+            "image sizes in no order of epochs",
+            "kcifar train tiny.py epochs=9 'image_size=ImageSizes(sizes=(24, 28, 32), boundary_epochs=(6, 3))'",
+        ),
+        Case(
+            "a training that ends before the last size",
+            "kcifar train tiny.py 'image_size=ImageSizes(sizes=(24, 32), boundary_epochs=(3,))'",
+        ),
+        Case("a size that the model cannot take", "kcifar train tiny.py 'image_size=ImageSizes(sizes=24)'"),
+        Case("whitening by a convolution of other filters", "kcifar train tiny.py 'whitening=Whitening()'"),
+        Case(
+            "whitening of constant images",
+            "kcifar train tiny.py 'model=airbench94(widths=(8,))' 'whitening=Whitening()' --data constant.npz",
+        ),
+        Case(
+            "whitening of fewer patches than a patch has values",
+            "kcifar train tiny.py 'model=airbench94(widths=(8,))' 'whitening=Whitening(images=1)' --data specks.npz",
+        ),
         Case("an unknown schedule", "kcifar train tiny.py 'schedule=Cosine()'"),
         Case("a schedule without its arguments", "kcifar train tiny.py 'schedule=StepDecay()'"),
         Case("a warm-up longer than the run", "kcifar train tiny.py 'schedule=WarmupCosine(warmup_epochs=5)'"),

@@ -15,7 +15,7 @@ from kcifar import augment, backend
 from kcifar.errors import InputError
 from kcifar.evaluation.models import evaluation_batches
 from kcifar.models.freezing import head_layers, weighted_layers
-from kcifar.models.sizes import of_shapes, why_not
+from kcifar.models.sizes import of_shapes
 from kcifar.output import say
 
 _MOST_FEATURE_BYTES = 2**30
@@ -131,15 +131,7 @@ def _as_transform(layer):
 def _of_all_sizes(model, batches, epochs):
     """The model, or one of the same layers that takes images of the size of each epoch too."""
     shapes = list(dict.fromkeys(batches.shape_in(epoch) for epoch in range(epochs)))
-    if shapes == [model.input.shape[1:]]:
-        return model
-    try:
-        return of_shapes(model, shapes)
-    except (ValueError, TypeError) as error:  # Keras's own
-        raise InputError(
-            f"image_size: '{model.name}' cannot take images of all the sizes "
-            f"{', '.join(f'{height}×{width}' for height, width, _ in shapes)}: {why_not(error)}"
-        ) from None
+    return model if shapes == [model.input.shape[1:]] else of_shapes(model, shapes)
 
 
 def _between(whole, first, last):

@@ -4,6 +4,8 @@ import re
 
 import keras
 
+from kcifar.errors import InputError
+
 
 def image_for(model, shape):
     """An input for images of a (height, width, channels), in the place of the model's own."""
@@ -30,10 +32,14 @@ def of_shapes(model, shapes):
         A model of images of any size.
 
     Raises:
-        ValueError, TypeError: Keras's, of images that it cannot take; see `why_not`.
+        InputError: it cannot take one of them.
     """
     for shape in shapes:
-        through(model, image_for(model, shape))
+        try:
+            through(model, image_for(model, shape))
+        except (ValueError, TypeError) as error:  # Keras's own
+            sides = f"{shape[0]}×{shape[1]}"
+            raise InputError(f"'{model.name}' cannot take images of {sides} pixels: {why_not(error)}") from None
     image = image_for(model, (None, None, shapes[0][-1]))
     return keras.Model(image, through(model, image), name=model.name)
 

@@ -55,5 +55,5 @@ def test_refuses_what_is_no_order_of_sizes(arguments, message):
 
 def test_refuses_to_end_before_the_last_size():
     SIZES.expect_all_in(4)
-    with pytest.raises(InputError, match="from epoch 4 on, but there are 3 epochs"):
+    with pytest.raises(InputError, match="from epoch 4 on, but epochs is 3"):
         SIZES.expect_all_in(3)

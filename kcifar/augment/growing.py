@@ -50,6 +50,6 @@ class ImageSizes:
         """Raises InputError where a training of so many epochs ends before the last size."""
         if self.boundary_epochs and self.boundary_epochs[-1] >= epochs:
             raise InputError(
-                f"image_size ends with {self.sizes[-1]} pixels from epoch {self.boundary_epochs[-1] + 1} on, but epochs "
-                f"is {epochs}: expected boundary_epochs below that, or image_size=None"
+                f"image_size ends with {self.sizes[-1]} pixels from epoch {self.boundary_epochs[-1] + 1} on, but "
+                f"epochs is {epochs}: expected boundary_epochs below that, or image_size=None"
             )

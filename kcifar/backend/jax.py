@@ -303,7 +303,7 @@ def update_adam(optimizer, gradients, variables, slots, learning_rate, l2, first
     return False
 
 
-def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2):
+def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2, momentum, nesterov):
     """False: XLA fuses the updates of all variables by itself."""
     return False
 

@@ -66,7 +66,7 @@ class Unfreeze(keras.callbacks.Callback):
         optimizer = model.optimizer
         if not hasattr(optimizer, "extend"):
             name = type(optimizer).__name__
-            raise InputError(f"Unfreeze got a model compiled with {name}; expected kcifar.training.SGD or Adam")
+            raise InputError(f"Unfreeze got a model compiled with {name}; expected kcifar.training.SGD, Adam or Muon")
         optimizer.build(model.trainable_variables)
         self._set_trainable(True)
         variables = model.trainable_variables

@@ -13,6 +13,7 @@ from kcifar.experiment import own_parts
 from kcifar.recipe import Component
 from kcifar.training import optimizers, schedules
 from kcifar.training.losses import AsymmetricLoss
+from kcifar.training.muon import Muon
 from kcifar.training.sharpness_aware import SharpnessAware
 
 
@@ -82,7 +83,7 @@ KINDS = {
     "transform": {name: getattr(augment, name) for name in augment.TRANSFORMS},
     "image_size": {"ImageSizes": augment.ImageSizes},
     "loss": {"CategoricalCrossentropy": _categorical_crossentropy, "AsymmetricLoss": _asymmetric},
-    "optimizer": {"Adam": optimizers.Adam, "SGD": optimizers.SGD},
+    "optimizer": {"Adam": optimizers.Adam, "SGD": optimizers.SGD, "Muon": Muon},
     "sharpness_aware": {"SharpnessAware": SharpnessAware},
     "schedule": {
         "CyclicLR": _cyclic,

@@ -19,6 +19,7 @@ from kcifar.models.freezing import trained_parameters
 from kcifar.recipe import Recipe
 from kcifar.training import Accumulated
 from kcifar.training.accumulated import expect_mean
+from kcifar.training.coupled_l2 import CoupledL2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +202,8 @@ def plan(recipe, start=None):
     part = trained_part(whole, dataset, batches, recipe.epochs, unfreezes=unfreeze is not None)
     if part.on_features:
         batches = Batches(part.splits["train"], **batching)
+    if isinstance(optimizer, CoupledL2):
+        optimizer.expect_variables(whole.weights if unfreeze else whole.trainable_weights)
     model = _training(recipe, part.model)
     backend.accelerate(model)
     rate, schedule = float(optimizer.learning_rate), None

@@ -12,6 +12,7 @@ _WORDS = {
     float: "a number",
     bool: "true or false",
     str: "text",
+    dict: "values by name, as {'*/beta': 64.0}",
     object: "a literal",
     types.NoneType: "none",
 }

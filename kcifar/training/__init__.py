@@ -6,6 +6,7 @@ _FILES = {
     "Accumulated": "accumulated",
     "Adam": "optimizers",
     "AsymmetricLoss": "losses",
+    "Muon": "muon",
     "OneCycle": "schedules",
     "PiecewiseConstant": "schedules",
     "SGD": "optimizers",

@@ -1,5 +1,6 @@
 """What optimizers with PyTorch's semantics have in common."""
 
+import fnmatch
 import inspect
 import math
 
@@ -27,9 +28,15 @@ _OF_KERAS = (
 
 
 class CoupledL2(keras.optimizers.Optimizer):
-    """An optimizer whose L2 penalty is part of the gradient: g += l2·w, before anything else is done with it."""
+    """An optimizer whose L2 penalty is part of the gradient: g += l2·w, before anything else is done with it.
 
-    def __init__(self, learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs):
+    Attributes:
+        penalty_has_factor: whether a factor of the learning rate acts on the penalty too.
+    """
+
+    penalty_has_factor = False
+
+    def __init__(self, learning_rate, l2, l2_kernels_only, learning_rate_factors, global_clipnorm, name, **kwargs):
         for argument, value in kwargs.items():
             if (value is not None and argument in _OF_TORCH) or argument not in _OF_KERAS:
                 raise _unknown(type(self), argument, value)
@@ -39,6 +46,8 @@ class CoupledL2(keras.optimizers.Optimizer):
             raise InputError(f"{type(self).__name__}(global_clipnorm={global_clipnorm}): expected above 0, or None")
         self.l2 = l2
         self.l2_kernels_only = l2_kernels_only
+        self.learning_rate_factors = _factors(type(self).__name__, learning_rate_factors)
+        self._expected = False  # whether its patterns were compared with what it trains
         self._slots = {}  # lists of them, in the order of the variables, by name
         self._first_steps = {}  # by the id of a variable that is trained from a later step on
 
@@ -47,6 +56,10 @@ class CoupledL2(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._slots = {name: self.add_optimizer_variables(variables, name) for name in self._slot_names()}
+
+    def expect_variables(self, variables):
+        """Raises InputError where a pattern that names variables matches none of these."""
+        expect_matches(f"{type(self).__name__}(learning_rate_factors=…)", self.learning_rate_factors or (), variables)
 
     def extend(self, variables, order):
         """Makes room for variables that are trained later, besides those that it was built with.
@@ -123,6 +136,9 @@ class CoupledL2(keras.optimizers.Optimizer):
         return tuple([scope.get_current_value(v) for v in variables] for variables in (trained, self.variables))
 
     def _backend_update_step(self, gradients, variables, learning_rate):
+        if not self._expected:
+            self.expect_variables(self._trainable_variables)
+            self._expected = True
         pairs = list(zip(gradients, variables, strict=True))
         slots = list(self._slots.values())
         for alike in dict.fromkeys(map(self._kind_of, variables)):
@@ -133,25 +149,69 @@ class CoupledL2(keras.optimizers.Optimizer):
     def _slot(self, name, variable):
         return self._slots[name][self._get_variable_index(variable)]
 
-    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step):
+    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step, factor):
         """Updates variables of one kind; False, with nothing done, where the backend cannot."""
         raise NotImplementedError
 
     def _kind_of(self, variable):
-        """(its penalty, the optimizer's step that was its first)."""
-        return self._l2_of(variable), self._first_steps.get(id(variable), 0)
+        """(its penalty, the optimizer's step that was its first, the factor of its learning rate)."""
+        return self._l2_of(variable), self._first_steps.get(id(variable), 0), self._factor_of(variable)
 
     def _l2_of(self, variable):
-        return 0.0 if self.l2_kernels_only and len(variable.shape) < 2 else self.l2
+        """What the weight is multiplied by in the gradient: where it is to have no factor, divided by that."""
+        if self.l2_kernels_only and len(variable.shape) < 2:
+            return 0.0
+        return self.l2 if self.penalty_has_factor else self.l2 / self._factor_of(variable)
+
+    def _factor_of(self, variable):
+        """That of the first pattern that its path matches; 1 without."""
+        factors = (self.learning_rate_factors or {}).items()
+        return next((factor for pattern, factor in factors if fnmatch.fnmatchcase(variable.path, pattern)), 1.0)
 
     def _coupled(self, gradient, variable, learning_rate):
         gradient = ops.cast(gradient, variable.dtype)
         if l2 := self._l2_of(variable):
             gradient = ops.add(gradient, ops.multiply(variable, l2))
-        return gradient, ops.cast(learning_rate, variable.dtype)
+        return gradient, ops.cast(times(learning_rate, self._factor_of(variable)), variable.dtype)
+
+    def _accumulated(self, gradient, velocity, momentum, nesterov):
+        """The step's direction, behind v ← μ·v + g: v, or g + μ·v."""
+        self.assign(velocity, ops.add(ops.multiply(velocity, momentum), gradient))
+        return ops.add(gradient, ops.multiply(velocity, momentum)) if nesterov else velocity
 
     def get_config(self):
-        return {**super().get_config(), "l2": self.l2, "l2_kernels_only": self.l2_kernels_only}
+        own = {name: getattr(self, name) for name in ("l2", "l2_kernels_only", "learning_rate_factors")}
+        return {**super().get_config(), **own}
+
+
+def times(learning_rate, factor):
+    """The product; the very learning rate where the factor is 1."""
+    return learning_rate if factor == 1 else learning_rate * factor
+
+
+def _factors(optimizer, factors):
+    """The factors by pattern as floats. Raises InputError where they are something else."""
+    if factors is None:
+        return None
+    if not isinstance(factors, dict) or not all(isinstance(pattern, str) for pattern in factors):
+        raise InputError(
+            f"{optimizer}(learning_rate_factors={factors!r}): expected factors by patterns of paths of variables, as "
+            "{'*/beta': 64.0}, or None"
+        )
+    for pattern, factor in factors.items():
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
+            raise InputError(
+                f"{optimizer}(learning_rate_factors={{{pattern!r}: {factor!r}}}): expected a number above 0"
+            )
+    return {pattern: float(factor) for pattern, factor in factors.items()}
+
+
+def expect_matches(what, patterns, variables):
+    """Raises InputError where a pattern matches the path of none of these variables."""
+    paths = [variable.path for variable in variables]
+    for pattern in patterns:
+        if not fnmatch.filter(paths, pattern):
+            raise InputError(f"{what}: no weight that is trained is called '{pattern}'; {nearest(pattern, paths)}")
 
 
 def expect_not_negative(optimizer, **arguments):

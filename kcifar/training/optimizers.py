@@ -7,7 +7,7 @@ from keras import ops
 
 from kcifar import backend
 from kcifar.errors import InputError
-from kcifar.training.coupled_l2 import CoupledL2, expect_not_negative
+from kcifar.training.coupled_l2 import CoupledL2, expect_not_negative, times
 
 
 @keras.saving.register_keras_serializable("kcifar")
@@ -24,6 +24,9 @@ class SGD(CoupledL2):
         l2: PyTorch's `weight_decay`, ≥ 0.
         l2_kernels_only: penalise variables of two and more dimensions alone, so neither biases nor BatchNorm's scales
             and offsets (He et al. 2019, arXiv 1812.01187, section 3.1); False for all, as PyTorch does.
+        learning_rate_factors: by patterns (as of `fnmatch`) of paths of variables, as {"*/beta": 64.0, "head_*": 2.0}:
+            the learning rate of these is so many times the others'. The first that matches holds. The penalty has no
+            factor: w −= lr·(factor·g + l2·w). So has airbench94's BatchNorm (Jordan 2024, arXiv 2404.00498, 3.4).
         global_clipnorm: gradients whose norm, of all variables together, is above are scaled to it, as
             `torch.nn.utils.clip_grad_norm_` does (but for the 1e-6 that it adds to the norm); None for never.
         **kwargs: of every optimizer of Keras, with its meaning: `clipvalue` (`clip_grad_value_`), `clipnorm` (of each
@@ -32,7 +35,7 @@ class SGD(CoupledL2):
 
     Raises:
         InputError: a negative argument, a clipping of 0, Nesterov without momentum, or another argument, such as
-            `weight_decay`, which is not this penalty in Keras.
+            `weight_decay`, which is not this penalty in Keras; in the first step, a pattern that matches nothing.
     """
 
     def __init__(
@@ -42,11 +45,12 @@ class SGD(CoupledL2):
         nesterov=False,
         l2=0.0,
         l2_kernels_only=False,
+        learning_rate_factors=None,
         global_clipnorm=None,
         name="sgd",
         **kwargs,
     ):
-        super().__init__(learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs)
+        super().__init__(learning_rate, l2, l2_kernels_only, learning_rate_factors, global_clipnorm, name, **kwargs)
         expect_not_negative("SGD", momentum=momentum)
         if nesterov and momentum == 0:
             raise InputError("SGD(nesterov=True, momentum=0): Nesterov's step needs a momentum above 0")
@@ -56,16 +60,15 @@ class SGD(CoupledL2):
     def _slot_names(self):
         return ["velocity"] if self.momentum else []
 
-    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step):
-        return backend.update_sgd(self, gradients, variables, slots, learning_rate, l2)
+    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step, factor):
+        rate = times(learning_rate, factor)
+        return backend.update_sgd(self, gradients, variables, slots, rate, l2, self.momentum, self.nesterov)
 
     def update_step(self, gradient, variable, learning_rate):
         gradient, learning_rate = self._coupled(gradient, variable, learning_rate)
         step = gradient
         if self.momentum:
-            velocity = self._slot("velocity", variable)
-            self.assign(velocity, ops.add(ops.multiply(velocity, self.momentum), gradient))
-            step = ops.add(gradient, ops.multiply(velocity, self.momentum)) if self.nesterov else velocity
+            step = self._accumulated(gradient, self._slot("velocity", variable), self.momentum, self.nesterov)
         self.assign_sub(variable, ops.multiply(step, learning_rate))
 
     def get_config(self):
@@ -83,6 +86,7 @@ class Adam(CoupledL2):
         learning_rate: float or schedule.
         l2: PyTorch's `weight_decay` of Adam (not AdamW), ≥ 0.
         l2_kernels_only, global_clipnorm: as of `SGD`.
+        learning_rate_factors: as of `SGD`, of the whole step, in which the penalty is.
         beta_1, beta_2: decay of the moments, in [0, 1).
         epsilon: ε.
         **kwargs: as of `SGD`.
@@ -91,11 +95,14 @@ class Adam(CoupledL2):
         InputError: an argument outside its range, or another one, as of `SGD`.
     """
 
+    penalty_has_factor = True
+
     def __init__(
         self,
         learning_rate,
         l2=0.0,
         l2_kernels_only=False,
+        learning_rate_factors=None,
         global_clipnorm=None,
         beta_1=0.9,
         beta_2=0.999,
@@ -103,7 +110,7 @@ class Adam(CoupledL2):
         name="adam",
         **kwargs,
     ):
-        super().__init__(learning_rate, l2, l2_kernels_only, global_clipnorm, name, **kwargs)
+        super().__init__(learning_rate, l2, l2_kernels_only, learning_rate_factors, global_clipnorm, name, **kwargs)
         expect_not_negative("Adam", epsilon=epsilon)
         if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1):
             raise InputError(f"Adam(beta_1={beta_1}, beta_2={beta_2}): expected both from 0 to below 1")
@@ -114,8 +121,8 @@ class Adam(CoupledL2):
     def _slot_names(self):
         return ["mean", "square"]
 
-    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step):
-        return backend.update_adam(self, gradients, variables, slots, learning_rate, l2, first_step)
+    def _update_natively(self, gradients, variables, slots, learning_rate, l2, first_step, factor):
+        return backend.update_adam(self, gradients, variables, slots, times(learning_rate, factor), l2, first_step)
 
     def update_step(self, gradient, variable, learning_rate):
         gradient, learning_rate = self._coupled(gradient, variable, learning_rate)

@@ -45,12 +45,13 @@ def update_adam(optimizer, gradients, variables, slots, learning_rate, l2, first
 
 
 @torch.no_grad()
-def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2):
+def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2, momentum, nesterov):
     """One step of `kcifar.training.SGD`; False, with nothing done, where the variables are of several kinds.
 
     Args:
         slots: the optimizer's list of velocities, of all its variables; none without momentum.
         l2: the penalty of these variables.
+        momentum, nesterov: as of `SGD`.
     """
     prepared = _prepared(optimizer, variables, slots)
     if prepared is None:
@@ -61,10 +62,10 @@ def update_sgd(optimizer, gradients, variables, slots, learning_rate, l2):
         _like(parameters, gradients),
         *(velocities or [[]]),
         weight_decay=l2,
-        momentum=optimizer.momentum,
+        momentum=momentum,
         lr=ops.convert_to_tensor(learning_rate),
         dampening=0.0,
-        nesterov=optimizer.nesterov,
+        nesterov=nesterov,
         maximize=False,
         is_first_step=False,
     )

@@ -12,6 +12,7 @@ from kcifar import gpus
 from kcifar.errors import InputError, ProcessLost, nearest
 from kcifar.interrupts import EXIT_CODE, end_with_stdin, exit_at_once, interrupts
 from kcifar.output import complain, drop_output, unbroken
+from kcifar.recipe import VIEWS
 
 # Lets large tensors lie in pages of 2 MB. On a CPU, XLA takes its memory from the system anew in each step: by small
 # pages, a step of JAX takes 1.2 times as long or more (benchmarks/). glibc reads this only when a process starts.
@@ -164,6 +165,18 @@ def add_device_option(parser):
         default=os.environ.get("KCIFAR_DEVICE") or None,
         help="compute on cpu, cuda:0, cuda:1, …, or on JAX on all GPUs together (default: the variable "
         "KCIFAR_DEVICE, else a GPU where there is one)",
+    )
+
+
+def add_tta_option(parser):
+    """Adds `--tta`: "none" by default."""
+    parser.add_argument(
+        "--tta",
+        metavar="VIEWS",
+        choices=VIEWS,
+        type=one_of(VIEWS),
+        default="none",
+        help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6, shifted by a pixel too)",
     )
 
 

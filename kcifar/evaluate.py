@@ -8,6 +8,7 @@ from kcifar.commands import (
     Parser,
     add_device_option,
     add_import_option,
+    add_tta_option,
     know_ensembles,
     number_of,
     one_of,
@@ -37,7 +38,6 @@ examples:
 
 
 _RHO, _IMAGES = 0.05, 1000
-_TTA = ("flip", "flip+shift")
 _FORMATS = ("onnx",)
 
 
@@ -55,13 +55,7 @@ def _parser():
         ".keras file: any classifier of images that gives logits or probabilities",
     )
     parser.add_argument("--data", metavar="SOURCE", help="test images from elsewhere (default: those of the run)")
-    parser.add_argument(
-        "--tta",
-        metavar="VIEWS",
-        choices=_TTA,
-        type=one_of(_TTA),
-        help="test-time augmentation, the mean of the logits: flip (2 views), flip+shift (6, shifted by a pixel too)",
-    )
+    add_tta_option(parser)
     parser.add_argument(
         "--export",
         choices=_FORMATS,
@@ -98,7 +92,7 @@ def _evaluate(options):
     if options.sharpness and run.recipe is None:
         raise InputError(f"--sharpness is of a recipe's loss, and '{run.path}' has no recipe: leave it out")
     know_ensembles([run])
-    found = assess(run, options.data, options.tta or "none")
+    found = assess(run, options.data, options.tta)
     if not options.json:
         say(found.text())
     if options.export:

@@ -275,8 +275,11 @@ def _result(metrics):
         "test": "chosen on the test set itself: not an honest estimate",
         "last": "the last one",
     }[metrics["selected_on"]]
+    views = ""
+    if "test_accuracy_with_views" in metrics:
+        views = f", {metrics['test_accuracy_with_views']:.2%} with the views {metrics['test_time_augmentation']}"
     return (
-        f"test accuracy {metrics['test_accuracy']:.2%}, loss {metrics['test_loss']:.4f}, "
+        f"test accuracy {metrics['test_accuracy']:.2%}{views}, loss {metrics['test_loss']:.4f}, "
         f"of epoch {metrics['best_epoch']} ({how})"
     )
 

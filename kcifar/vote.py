@@ -7,6 +7,7 @@ from kcifar.commands import (
     Parser,
     add_device_option,
     add_import_option,
+    add_tta_option,
     know_ensembles,
     number_of,
     one_of,
@@ -21,7 +22,7 @@ Of each size those members are taken that are best on validation: of all subsets
 more by adding the best one at a time. Validation are the training images that none of the runs was trained on; where
 runs held out different ones a warning says which are left. Runs that held out none (validation=0, as in mixup.py) vote
 as well, but nothing is chosen. What each run predicts is kept in its folder. The file of a soft vote opens in plain
-Keras with KERAS_BACKEND=torch or jax; that of a hard vote needs `from kcifar.voting import Voting` first.
+Keras with KERAS_BACKEND=torch or jax; that of a hard vote needs `from kcifar.voting import Voting` first. Views (--tta) are in the figures, not in the file.
 
 examples:
   python -m kcifar.train recipes/mixup.py seed=0..4 validation=0.1 select_on=validation   # makes the runs
@@ -31,6 +32,7 @@ examples:
   python -m kcifar.vote runs/mixup-seeds0-4 --size 3 --out three.keras
   python -m kcifar.vote runs/mixup-seeds0-4 --mode hard --out ensemble.keras --export onnx
   python -m kcifar.vote runs/tuned-seeds0-4 --soup                 # beside it the mean of the weights
+  python -m kcifar.vote runs/mixup-seeds0-4 --tta flip+shift       # each member by the mean over six views
   python -m kcifar.vote runs/mixup-seeds0-4 --json > votes.json
 """
 
@@ -79,6 +81,7 @@ def _parser():
         help="compare with the mean of the weights of all runs, of one architecture; BatchNorm's statistics found anew",
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    add_tta_option(parser)
     add_device_option(parser)
     add_import_option(parser)
     return parser
@@ -101,7 +104,7 @@ def _vote(options):
     size = len(runs) if options.all else options.size
     expect_size(size, runs)
     know_ensembles(runs)
-    election = elect(runs, options.mode, options.data, options.soup)
+    election = elect(runs, options.mode, options.data, options.soup, options.tta)
     for warning in election.members.warnings:
         note(f"vote: warning: {warning}")
     if options.json:

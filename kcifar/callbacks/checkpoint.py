@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kcifar.callbacks.early_stopping import better
+from kcifar.callbacks.evaluate import is_evaluated
 from kcifar.checksum import sha256
 from kcifar.data.batches import begin_training_epoch, end_training
 from kcifar.errors import InputError
@@ -57,7 +58,7 @@ class Checkpoint(keras.callbacks.Callback):
         from_epoch: the first epoch, counted from 1, that may be the best; of a run that ends before, it is the last.
         stateful: callbacks with `state()` and `restore(state)`.
         saved: the model that is saved as the best, where that is not the trained one but shares its weights.
-        mode: of `monitor`, see `EarlyStopping`.
+        mode, every: of `monitor`, see `EarlyStopping`.
 
     Attributes:
         best: the best value so far, or None.
@@ -72,13 +73,14 @@ class Checkpoint(keras.callbacks.Callback):
             or infinite.
     """
 
-    def __init__(self, folder, monitor, from_epoch=1, stateful=(), saved=None, mode=None):
+    def __init__(self, folder, monitor, from_epoch=1, stateful=(), saved=None, mode=None, every=1):
         super().__init__()
         self.folder = Path(folder)
         self.monitor = monitor
         self.from_epoch = from_epoch
         self.stateful = list(stateful)
         self.saved = saved
+        self.every = every
         self.best = None
         self.best_epoch = None
         self.stopped = False
@@ -205,6 +207,8 @@ class Checkpoint(keras.callbacks.Callback):
     def _is_best(self, epoch, logs):
         if self.monitor is None:
             return True
+        if not is_evaluated(epoch - 1, self.every, self.params["epochs"]):
+            return False
         if self.monitor not in logs:
             raise InputError(f"Checkpoint(monitor='{self.monitor}'): not in the log, which has {sorted(logs)}")
         value = float(logs[self.monitor])

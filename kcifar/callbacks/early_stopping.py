@@ -4,6 +4,7 @@ import re
 
 import keras
 
+from kcifar.callbacks.evaluate import is_evaluated
 from kcifar.errors import InputError
 
 _ENDINGS = {
@@ -22,15 +23,18 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
         monitor: the figure's name in the log.
         mode: "max" where larger values are better, "min" where smaller ones are; None: told by the name
             where that ends as those of accuracies, areas under curves, F-scores, losses or errors do.
+        every: epochs after which there is the figure, and after the last, see `kcifar.callbacks.evaluate`: the others
+            are passed over, and not counted.
 
     Raises:
         InputError: a patience below 1, another mode, or a figure of which it cannot be told what is better.
     """
 
-    def __init__(self, patience, monitor, mode=None):
+    def __init__(self, patience, monitor, mode=None, every=1):
         if patience < 1:
             raise InputError(f"EarlyStopping(patience={patience}): expected at least 1 epoch")
         super().__init__(monitor, patience=patience, mode=better(monitor, mode))
+        self.every = every
         self._restored = {}
 
     def state(self):
@@ -50,6 +54,10 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
         restored, self._restored = self._restored, {}  # a second `fit` begins anew
         for name, value in restored.items():
             setattr(self, name, value)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if is_evaluated(epoch, self.every, self.params["epochs"]):
+            super().on_epoch_end(epoch, logs)
 
 
 def better(monitor, mode=None):

@@ -1,4 +1,4 @@
-"""Accuracy and loss on whole splits after each epoch."""
+"""Accuracy and loss on whole splits after an epoch."""
 
 import keras
 
@@ -6,7 +6,7 @@ from kcifar.callbacks.processes import mean_figures
 
 
 class Evaluate(keras.callbacks.Callback):
-    """Evaluates the model on splits after each epoch and adds `<name>_loss` and `<name>_accuracy` to the log.
+    """Evaluates the model on splits after epochs and adds `<name>_loss` and `<name>_accuracy` to their logs.
 
     Unlike the running figures of training, these are of the finished epoch's weights, in inference mode and on images
     as they are. Put it before the callbacks that read its figures.
@@ -15,17 +15,26 @@ class Evaluate(keras.callbacks.Callback):
         splits: `kcifar.data.Batches` by name: Evaluate(train=…, test=…). Of several processes that train together, each
             has those of a part of its own.
         processes: what `kcifar.backend.join_processes` gave; None where this process is alone.
+        every: after so many epochs, and after the last one; None for that alone.
     """
 
-    def __init__(self, processes=None, **splits):
+    def __init__(self, processes=None, every=1, **splits):
         super().__init__()
         self.splits = splits
         self.processes = processes
+        self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
+        if not is_evaluated(epoch, self.every, self.params["epochs"]):
+            return
         for name, batches in self.splits.items():
             figures = self.model.evaluate(batches, verbose=0, return_dict=True)
             if self.processes:
                 figures = mean_figures(self.processes, len(batches.split), figures)
             logs[f"{name}_loss"] = figures["loss"]
             logs[f"{name}_accuracy"] = figures["accuracy"]
+
+
+def is_evaluated(epoch, every, epochs):
+    """Whether the splits are evaluated after an epoch, counted from 0, of so many; `every` as of `Evaluate`."""
+    return epoch + 1 == epochs or (every is not None and (epoch + 1) % every == 0)

@@ -8,10 +8,13 @@ from pathlib import Path
 import keras
 
 from kcifar.runs.files import write_text
+from kcifar.runs.rows import columns
 
 
 class RunLog(keras.callbacks.Callback):
     """Writes every figure of every epoch to `log.csv`, whole each time, and times training without evaluation.
+
+    A figure that an epoch does not have is an empty cell.
 
     Times stay out of `log.csv`, so that a resumed run's is the same as an uninterrupted one's to the last bit. Put it
     behind the callbacks whose figures it writes.
@@ -75,7 +78,7 @@ class RunLog(keras.callbacks.Callback):
         logs["learning_rate"] = self.learning_rate_at(last_step)
         self.rows.append({"epoch": epoch + 1, "learning_rate": logs["learning_rate"], **figures})
         table = io.StringIO()
-        writer = csv.DictWriter(table, self.rows[0], lineterminator="\n")
+        writer = csv.DictWriter(table, columns(self.rows), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, table.getvalue())

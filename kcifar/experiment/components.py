@@ -224,11 +224,11 @@ def weight_ema(component):
     return _make("weight_ema", component)
 
 
-def early_stopping(component, monitor):
-    """The early-stopping callback that the component names, watching `monitor`."""
+def early_stopping(component, monitor, every):
+    """The early-stopping callback that the component names, watching `monitor`, which there is after `every` epochs."""
     if monitor is None:
         raise InputError("early_stopping needs a figure to watch, but select_on is 'last'; select on 'validation'")
-    return _make("early_stopping", component, monitor=monitor)
+    return _make("early_stopping", component, monitor=monitor, every=every)
 
 
 def callback(component):

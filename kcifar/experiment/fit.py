@@ -12,6 +12,7 @@ from kcifar.callbacks.progress import ProgressBar
 from kcifar.callbacks.run_log import RunLog, plus
 from kcifar.evaluation.predictions import predictions
 from kcifar.evaluation.reporting import write_report
+from kcifar.evaluation.test_time import TEST_TIME_AUGMENTATIONS
 from kcifar.experiment.cost import Cost
 from kcifar.experiment.planning import has_state
 from kcifar.experiment.together import begin, common_callbacks, fit, last_callbacks
@@ -41,9 +42,10 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
     tensorboard = TensorBoard(run.path / "tensorboard") if recipe.tensorboard else None
     own = [callback for callback in planned.callbacks if has_state(callback)]
     stateful = [part for part in (planned.unfreeze, planned.weight_ema, log, planned.early_stopping, *own) if part]
-    checkpoint = Checkpoint(run.path, planned.monitor, recipe.select_from_epoch, stateful, planned.whole)
+    selection = {"monitor": planned.monitor, "from_epoch": recipe.select_from_epoch, "every": recipe.evaluate_every}
+    checkpoint = Checkpoint(run.path, stateful=stateful, saved=planned.whole, **selection)
     progress = ProgressBar(planned.learning_rate_at, images, recipe.batch_size, progress_every)
-    evaluation = Evaluate(planned.processes, **planned.evaluated_splits())
+    evaluation = Evaluate(planned.processes, recipe.evaluate_every, **planned.evaluated_splits())
     callbacks = [
         *common_callbacks(planned, evaluation),
         writer and keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: writer.expect_mine()),
@@ -83,7 +85,7 @@ def train(planned, run, resume=False, progress_every=None, writer=None):
 def _finish(planned, run, log, checkpoint, cost):
     """Evaluates the best model on the test split, and writes the figures, the report and, last, `metrics.json`."""
     test, names = planned.dataset.test, planned.dataset.class_names
-    result = predictions(run, "test", test)
+    result, tta = predictions(run, "test", test), planned.recipe.tta
     selected_on = planned.recipe.select_on
     figures.save(figures.curves(log.rows, selected_on), run.figure("curves"))
     figures.save(figures.confusion(result.confusion, names), run.figure("confusion"))
@@ -93,6 +95,7 @@ def _finish(planned, run, log, checkpoint, cost):
     metrics = {
         "test_accuracy": result.accuracy,
         "test_loss": result.loss,
+        **(_with_views(predictions(run, "test", test, tta), tta) if tta != "none" else {}),
         "best_epoch": checkpoint.best_epoch,
         "selected_on": selected_on,
         f"selected_{planned.recipe.select_by}": checkpoint.best,
@@ -103,7 +106,7 @@ def _finish(planned, run, log, checkpoint, cost):
         "train_seconds": train_seconds,
         "seconds_per_epoch": log.train_seconds,
         "images_per_second": cost.images * len(log.rows) / train_seconds,
-        **_flops(log, cost),
+        **_flops(log, cost, tta),
         "peak_memory_bytes": _peak_memory_bytes(),
         "peak_device_bytes": backend.peak_device_bytes(),
     }
@@ -114,12 +117,21 @@ def _finish(planned, run, log, checkpoint, cost):
     return metrics
 
 
-def _flops(log, cost):
+def _flops(log, cost, tta):
     """The floating-point operations of the training, and of all that was evaluated, the test images at the end too."""
     training, evaluation = log.flops
+    views = len(TEST_TIME_AUGMENTATIONS[tta]) if tta != "none" else 0
     return {
         "training_flops": plus(training, cost.of_features()),
-        "evaluation_flops": plus(evaluation, cost.of_test(views=1)),
+        "evaluation_flops": plus(evaluation, cost.of_test(1 + views)),
+    }
+
+
+def _with_views(scores, tta):
+    return {
+        "test_accuracy_with_views": scores.accuracy,
+        "test_loss_with_views": scores.loss,
+        "test_time_augmentation": tta,
     }
 
 

@@ -65,14 +65,14 @@ class Plan:
         return _monitor(self.recipe)
 
     def evaluated_splits(self):
-        """What is evaluated after each epoch, as batches by name. The test split is there only if it selects.
+        """What is evaluated after epochs, as batches by name. The test split is there only if it selects.
 
         Each of several processes has a part of its own.
         """
         return {
             name: evaluation_batches(self.part.model, self._own_part(split), self.part.evaluation)
             for name, split in self.part.splits.items()
-            if name != "test" or self.recipe.select_on == "test"
+            if {"train": self.recipe.evaluate_train, "test": self.recipe.select_on == "test"}.get(name, True)
         }
 
     def _own_part(self, split):
@@ -177,7 +177,9 @@ def plan(recipe, start=None):
         expect_tensorboardx()
     schedule_of = recipe.schedule and components.schedule(recipe.schedule)
     weight_ema = recipe.weight_ema and components.weight_ema(recipe.weight_ema)
-    stopping = recipe.early_stopping and components.early_stopping(recipe.early_stopping, _monitor(recipe))
+    stopping = recipe.early_stopping and components.early_stopping(
+        recipe.early_stopping, _monitor(recipe), recipe.evaluate_every
+    )
     further = [components.callback(component) for component in recipe.callbacks]
     transforms = [components.transform(component) for component in recipe.transforms]
     fixed = [components.transform(component) for component in recipe.fixed_transforms]

@@ -54,14 +54,24 @@ def train_seeds(path, overrides, seeds, out=None, progress_every=None, workers=1
 
 def _summary(runs):
     accuracies = [records.test_accuracy(run) for run in runs.values()]
-    lines = [f"seed {seed:<6}{accuracy:.2%} on test" for seed, accuracy in zip(runs, accuracies, strict=True)]
+    viewed = [records.metrics(run).get("test_accuracy_with_views") for run in runs.values()]
+    lines = [
+        f"seed {seed:<6}{accuracy:.2%} on test" + (f", {views:.2%} with views" if views is not None else "")
+        for seed, accuracy, views in zip(runs, accuracies, viewed, strict=True)
+    ]
     if len(accuracies) > 1:
-        of_all = spread(accuracies)
-        low, high = of_all.interval
-        lines.append(
-            f"{'mean':<11}{of_all.mean:.2%} ± {100 * of_all.deviation:.2f} (standard deviation of {of_all.n} seeds; "
-            f"95 % interval of the mean {100 * low:.2f} to {100 * high:.2f})"
-        )
+        lines.append(f"{'mean':<11}{_mean(accuracies)}")
+        if None not in viewed:
+            lines.append(f"{'with views':<11}{_mean(viewed)}")
     if next(iter(runs.values())).recipe.select_on == "test":
         lines.append("their epochs were chosen on the test set itself: not an honest estimate")
     return "\n".join(lines)
+
+
+def _mean(accuracies):
+    of_all = spread(accuracies)
+    low, high = of_all.interval
+    return (
+        f"{of_all.mean:.2%} ± {100 * of_all.deviation:.2f} (standard deviation of {of_all.n} seeds; "
+        f"95 % interval of the mean {100 * low:.2f} to {100 * high:.2f})"
+    )

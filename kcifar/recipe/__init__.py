@@ -3,9 +3,10 @@
 from kcifar.recipe.component import Component
 from kcifar.recipe.differences import differences, overrides_between
 from kcifar.recipe.files import find, literal, load, packaged, put_on_import_path
-from kcifar.recipe.recipe import Recipe
+from kcifar.recipe.recipe import VIEWS, Recipe
 
 __all__ = [
+    "VIEWS",
     "Component",
     "Recipe",
     "differences",

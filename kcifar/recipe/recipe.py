@@ -44,11 +44,16 @@ class Recipe:
     schedule: Component | None = None  # of the learning rate; None for a constant one
     weight_ema: Component | None = None  # average of the weights that is evaluated and saved
     epochs: int
+    evaluate_every: int | None = 1  # epochs after which the splits are evaluated, and after the last; None: that alone
+    evaluate_train: bool = True  # the training split too; the validation split always, the test split where it selects
     early_stopping: Component | None = None
     callbacks: tuple[Component, ...] = ()  # further callbacks of `fit`
     select_on: str = "last"  # where the best epoch is chosen: "validation", "test", or "last" for the last, unchosen
     select_by: str = "accuracy"  # by what: "accuracy" or "loss"
     select_from_epoch: int = 1  # the first epoch, counted from 1, that may be chosen
+    tta: str = (
+        "none"  # views of each test image in the figures of the end, beside the image itself: "flip", "flip+shift"
+    )
     precision: str = "float32"  # of the layers' arithmetic, or "bfloat16"; variables, BatchNorm and loss are float32
     deterministic: bool = False  # deterministic algorithms on every device
     tensorboard: bool = False  # write the log for TensorBoard too
@@ -70,7 +75,7 @@ class Recipe:
                 f"accumulate is {self.accumulate}, but a batch has {self.batch_size} images (batch_size): expected "
                 "from 1 to that, as a part needs an image"
             )
-        for name in ("unfreeze_epoch", "resize", "center_crop"):
+        for name in ("unfreeze_epoch", "resize", "center_crop", "evaluate_every"):
             _expect(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         if self.unfreeze_epoch is not None and not self.freeze:
             raise InputError(f"unfreeze_epoch is {self.unfreeze_epoch} but freeze is empty: freeze=stem,layer1")
@@ -141,9 +146,12 @@ class Recipe:
         return cls(**fields)
 
 
+VIEWS = ("none", "flip", "flip+shift")
+"""Names of what `kcifar.evaluation.test_time` shows of an image."""
 _CHOICES = {
     "select_on": ("validation", "test", "last"),
     "select_by": ("accuracy", "loss"),
+    "tta": VIEWS,
     "precision": ("float32", "bfloat16"),
 }
 

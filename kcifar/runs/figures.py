@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from kcifar.output import cells, cut, printable
 from kcifar.runs.files import replacing
 from kcifar.runs.fonts import fitting
+from kcifar.runs.rows import series
 
 # Okabe & Ito's colours, told apart with any colour vision.
 _COLOURS = {"train": "#0072b2", "validation": "#d55e00", "test": "#009e73"}
@@ -72,17 +73,25 @@ def curves(rows, selected_on):
 
 
 def draw_curves(axes, rows, quantity, selected_on):
-    """Draws "accuracy" or "loss" by epoch on each split that was evaluated. `rows`: those of log.csv."""
+    """Draws "accuracy" or "loss" by epoch on each split that was evaluated; without one also the running accuracy.
+
+    Args:
+        rows: those of log.csv.
+    """
     epochs = [row["epoch"] for row in rows]
     scale = 100 if quantity == "accuracy" else 1
+    evaluated = False
     for name, colour in _COLOURS.items():
-        if f"{name}_{quantity}" in rows[0]:
+        of_split, values = series(rows, f"{name}_{quantity}")
+        if of_split:
+            evaluated = True
             label = f"{name} (selects the best epoch)" if name == selected_on else name
-            style = {"color": colour, "label": label, "marker": "." if len(rows) < 60 else None}
-            axes.plot(epochs, [scale * row[f"{name}_{quantity}"] for row in rows], **style)
-    if quantity == "loss":
+            style = {"color": colour, "label": label, "marker": "." if len(of_split) < 60 else None}
+            axes.plot(of_split, [scale * value for value in values], **style)
+    if quantity == "loss" or not evaluated:
         running = {"color": "#888888", "linestyle": "--", "marker": ".", "label": "training batches"}
-        axes.plot(epochs, [row["loss"] for row in rows], **running)
+        of_batches, values = series(rows, quantity)
+        axes.plot(of_batches, [scale * value for value in values], **running)
     limits = epochs[0] - 0.5, epochs[-1] + 0.5  # the first one is not 1 where it goes on from another run
     axes.set(xlabel="epoch", ylabel="accuracy in %" if quantity == "accuracy" else "loss", xlim=limits)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

@@ -48,6 +48,7 @@ class Election:
         found = self.members
         return {
             "test_images": len(found.dataset.test),
+            "test_time_augmentation": found.tta,
             "validation_images": len(found.validation[0].labels) if found.validation else 0,
             "warnings": found.warnings,
             "members": [
@@ -90,6 +91,8 @@ class Election:
             f", sizes chosen on {len(found.validation[0].labels):,} validation images" if found.validation else ""
         )
         members = f"{len(found.runs)} members, {len(found.dataset.test):,} test images of {found.dataset.source}"
+        if found.tta != "none":
+            members += f", test-time augmentation {found.tta}"
         return members + chosen_on
 
     def _members(self):
@@ -187,7 +190,7 @@ def expect_size(size, runs):
         raise InputError(f"size is {size}; expected 2 to {len(runs)}, the number of members")
 
 
-def elect(runs, mode="soft", source=None, with_soup=False):
+def elect(runs, mode="soft", source=None, with_soup=False, tta="none"):
     """The `Election` of runs.
 
     Args:
@@ -195,11 +198,12 @@ def elect(runs, mode="soft", source=None, with_soup=False):
         mode: "soft" or "hard", of the ensemble that is named.
         source: of the data; None for that of the first run that has one.
         with_soup: also the mean of the weights.
+        tta: test-time augmentation of each member; in the file of the ensemble it is not.
 
     Raises:
         InputError: as `members`, and where the soup's models are not of one architecture.
     """
-    found = members(runs, source)
+    found = members(runs, source, tta)
     sizes = {each: selection.sizes(found.validation, found.test, each) for each in MODES}
     return Election(found, mode, sizes, _soup(found) if with_soup else None)
 
@@ -212,7 +216,7 @@ def _soup(found):
     train = (found.runs[0].splits(found.dataset) or found.dataset).train
     few = train.take(slice(_SOUP_IMAGES))
     batches = Batches(few, min(_SOUP_BATCH, len(few)), shuffle=False, drop_last=True)
-    return evaluate(soup([open_model(run.best) for run in found.runs], batches), found.dataset.test)
+    return evaluate(soup([open_model(run.best) for run in found.runs], batches), found.dataset.test, found.tta)
 
 
 def _percent(fraction):

@@ -26,6 +26,7 @@ class Members:
     Attributes:
         runs: `kcifar.runs.folder.RunFolder`s or `kcifar.runs.saved.SavedModel`s.
         dataset: the `kcifar.data.Dataset`, as it was loaded.
+        tta: test-time augmentation, of which each one's predictions are.
         validation: of each run the `Scores` on the images that none of them was trained on; empty without such images.
         test: of each run the `Scores` on the test images.
         warnings: why the validation images are not those of every run, for people to read.
@@ -33,17 +34,19 @@ class Members:
 
     runs: list
     dataset: data.Dataset
+    tta: str
     validation: list[Scores]
     test: list[Scores]
     warnings: list[str]
 
 
-def members(runs, source=None):
+def members(runs, source=None, tta="none"):
     """The `Members` that runs are, their predictions from their folders where they are kept there.
 
     Args:
         runs: at least two, as `kcifar.runs.saved.find` gives them.
         source: of the data; None for that of the first run that has one.
+        tta: test-time augmentation, see `kcifar.evaluation.models.evaluate`.
 
     Raises:
         InputError: fewer than two runs, different class lists, a run without a best model, or a damaged one.
@@ -58,11 +61,11 @@ def members(runs, source=None):
     held_out, warnings = _held_out(runs, dataset)
     bar = {"console": Console(stderr=True), "transient": True, "disable": not sys.stderr.isatty()}
     with_progress = functools.partial(track, **bar)
-    test = [predictions(run, "test", dataset.test) for run in with_progress(runs, "test images")]
+    test = [predictions(run, "test", dataset.test, tta) for run in with_progress(runs, "test images")]
     validation = []
     if len(held_out):
-        validation = [_on(held_out, run, dataset) for run in with_progress(runs, "validation images")]
-    return Members(list(runs), dataset, validation, test, warnings + _unfinished(runs))
+        validation = [_on(held_out, run, dataset, tta) for run in with_progress(runs, "validation images")]
+    return Members(list(runs), dataset, tta, validation, test, warnings + _unfinished(runs))
 
 
 def _unfinished(runs):
@@ -97,9 +100,9 @@ def _held_out_by(run, dataset):
     return validation_rows(len(dataset.train), recipe.validation, recipe.validation_seed)
 
 
-def _on(rows, run, dataset):
+def _on(rows, run, dataset, tta):
     """The run's scores on these rows of the training images, of those that it held out."""
     own = _held_out_by(run, dataset)
-    scores = predictions(run, "validation", run.splits(dataset).validation)
+    scores = predictions(run, "validation", run.splits(dataset).validation, tta)
     places = np.searchsorted(own, rows)
     return Scores(scores.log_probabilities[places], scores.labels[places])

@@ -9,6 +9,7 @@ from kcifar.experiment.sweeping.space import Range
 from kcifar.runs.files import write_text
 from kcifar.runs.report import pictures, records
 from kcifar.runs.report.sweep import Configuration, Results, drawings, render_sweep
+from kcifar.runs.rows import columns
 
 _FEWEST = 5  # configurations, of which importances are told
 
@@ -72,7 +73,7 @@ def _has_validation(folder, begun):
     if folder.sweep.recipe.validation or folder.sweep.recipe.select_on == "validation":
         return True
     rows = [records.log(folder.run(each, seed)) for each in begun for seed in folder.sweep.seeds]
-    return any("validation_loss" in of[0] for of in rows if of)
+    return any("validation_loss" in columns(of) for of in rows)
 
 
 def _configuration(folder, configuration, selection):

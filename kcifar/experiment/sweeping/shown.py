@@ -5,6 +5,7 @@ import time
 from kcifar.output import printable, say
 from kcifar.runs.report import records
 from kcifar.runs.report.words import UNKNOWN, duration, number, percent
+from kcifar.runs.rows import series
 
 
 def shown(folder, selection, workers):
@@ -106,7 +107,8 @@ class Table(Lines):
         for worker, training in sorted(trainings.items()):
             run = training.run
             rows = records.log(run) if run.begun else []
-            figure = _written(rows[-1].get(self._selection.column), self._selection) if rows else UNKNOWN
+            figures = series(rows, self._selection.column)[1]
+            figure = _written(figures[-1], self._selection) if figures else UNKNOWN
             epochs = f"{len(rows)} of {run.recipe.epochs}" if run.begun else "begins"
             table.add_row(
                 str(worker + 1), printable(run.path.name), epochs, figure, duration(time.monotonic() - training.began)

@@ -7,7 +7,8 @@ import numpy as np
 
 from kcifar.runs.report import pictures
 from kcifar.runs.report.single import card
-from kcifar.runs.report.words import UNKNOWN, duration, interval, number, percent, value
+from kcifar.runs.report.words import UNKNOWN, arithmetic, duration, interval, number, percent, value
+from kcifar.runs.rows import series
 from kcifar.runs.saved import by_value
 
 _IMAGES, _MISTAKES = 8, 12
@@ -74,16 +75,20 @@ def _table(runs):
         "Recipe": [_cell(each.name, str) for each in runs],
         "Seed": [_cell(each.recipe and each.recipe.seed, _whole_number) for each in runs],
         "Test accuracy": [_cell(each.test.accuracy, percent, interval(each.test.accuracy_interval())) for each in runs],
+        "With views": [_cell(each.metrics.get("test_accuracy_with_views"), percent) for each in runs],
         "Validation accuracy": [_cell(each.validation and each.validation.accuracy, percent) for each in runs],
         "Loss": [_cell(each.test.loss, _decimals) for each in runs],
         "Calibration error": [_cell(each.test.calibration_error, percent) for each in runs],
         "Epochs": [_cell(each.epochs, number) for each in runs],
+        "Arithmetic": [_cell(each.metrics.get("training_flops"), arithmetic) for each in runs],
         "Training time": [_cell(each.metrics.get("train_seconds"), duration) for each in runs],
         "Images/s": [_cell(each.metrics.get("images_per_second"), _whole) for each in runs],
         "Parameters": [_cell(each.metrics.get("parameters"), number) for each in runs],
     }
     if not any(each.validation for each in runs):
         del columns["Validation accuracy"]
+    if not any("test_accuracy_with_views" in each.metrics for each in runs):
+        del columns["With views"]
     return columns
 
 
@@ -114,7 +119,7 @@ def _curves(logs):
     """A figure for each split that a run logged: title, text for those who cannot see it, data URI."""
     found = []
     for column, word in pictures.ACCURACIES.items():
-        ends = [f"{name} {percent(rows[-1][column])}" for name, rows in logs if rows and column in rows[0]]
+        ends = [f"{name} {percent(values[-1])}" for name, rows in logs if (values := series(rows, column)[1])]
         if ends:
             alt = f"Accuracy on {word} images by epoch; at the end {', '.join(ends)}"
             found.append((f"On {word} images", alt, pictures.drawn(pictures.comparison, logs, column)))

@@ -5,6 +5,7 @@ from pathlib import Path
 from kcifar.errors import InputError
 from kcifar.runs import figures
 from kcifar.runs.report import comparison, pictures
+from kcifar.runs.rows import series
 
 
 def folder_of(runs, page):
@@ -58,5 +59,5 @@ def _of_several(runs, stem):
     return {
         f"{stem}-{column}": (pictures.comparison, logs, column)
         for column in pictures.ACCURACIES
-        if any(rows and column in rows[0] for _, rows in logs)
+        if any(series(rows, column)[0] for _, rows in logs)
     }

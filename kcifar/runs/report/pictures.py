@@ -12,6 +12,7 @@ from PIL import Image
 from kcifar.output import cells
 from kcifar.runs import figures
 from kcifar.runs.fonts import fitting
+from kcifar.runs.rows import series
 
 # Okabe & Ito's colours, without yellow and black: told apart with any colour vision, legible on white and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -133,10 +134,11 @@ def comparison(runs, column):
     epochs = []
     for place, (name, rows) in enumerate(runs):
         style = {"color": COLOURS[place % 6], "linestyle": _DASHES[place // 6 % len(_DASHES)], "label": name}
-        if rows and column in rows[0]:
-            marker = "." if len(rows) == 1 else None  # which is no line
-            axes.plot([row["epoch"] for row in rows], [100 * row[column] for row in rows], marker=marker, **style)
-            epochs += rows[0]["epoch"], rows[-1]["epoch"]
+        of_run, values = series(rows, column)
+        if of_run:
+            marker = "." if len(of_run) == 1 else None  # which is no line
+            axes.plot(of_run, [100 * value for value in values], marker=marker, **style)
+            epochs += of_run[0], of_run[-1]
     axes.set(xlabel="epoch", ylabel="accuracy in %", xlim=(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

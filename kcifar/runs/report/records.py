@@ -9,8 +9,8 @@ from kcifar.errors import InputError
 
 _COMMANDS = ("kcifar", "kcifar.exe", "__main__.py")  # `kcifar train`, `python -m kcifar train`
 _MOST = 2**63  # of a number that a run wrote: time, counts, bytes
-_NUMBERS = ("test_accuracy", "best_epoch", "selected_accuracy",
-            "epochs", "parameters", "trained_parameters", "feature_seconds",
+_NUMBERS = ("test_accuracy", "test_accuracy_with_views", "best_epoch", "selected_accuracy",
+            "epochs", "parameters", "trained_parameters", "feature_seconds", "training_flops", "evaluation_flops",
             "train_seconds", "images_per_second", "peak_memory_bytes", "peak_device_bytes")  # fmt: skip
 
 
@@ -42,15 +42,21 @@ def test_accuracy(run):
 
 
 def log(run):
-    """The rows of `log.csv`, dicts of floats; [] where there is none. Raises InputError where it is damaged."""
+    """The rows of `log.csv`, dicts of floats; [] where there is none. Raises InputError where it is damaged.
+
+    A row has the figures that its epoch has.
+    """
     if not (run.log and run.log.exists()):
         return []
     try:
         lines = io.StringIO(reading.text(run.log), newline="")
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines, strict=True)]
+        rows = [
+            {name: float(value) for name, value in row.items() if value != ""}
+            for row in csv.DictReader(lines, strict=True)
+        ]
     except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row is shorter or longer than the header
         raise _damaged(run.log, error) from None
-    missing = {"epoch", "learning_rate", "loss"} - set(rows[0] if rows else ())
+    missing = {name for name in ("epoch", "learning_rate", "loss") if not all(name in row for row in rows or [()])}
     if missing:
         raise _damaged(run.log, f"no rows with {', '.join(sorted(missing))}")
     if not all(row["epoch"].is_integer() for row in rows):

@@ -9,7 +9,8 @@ import numpy as np
 
 from kcifar.runs import figures
 from kcifar.runs.report import pictures
-from kcifar.runs.report.words import UNKNOWN, duration, interval, mebibytes, number, percent, value
+from kcifar.runs.report.words import UNKNOWN, arithmetic, duration, interval, mebibytes, number, percent, value
+from kcifar.runs.rows import columns, series
 
 _SAMPLES, _MISTAKES = 16, 12
 _EXTREMES, _CONFUSED = 10, 20  # of many classes: the best and the worst, and pairs of a label and a prediction
@@ -103,6 +104,9 @@ def _headline(reported):
     ]
     if test.log_probabilities.shape[1] > 2:
         figures.insert(1, ("Top-2 accuracy", percent(test.top(2)), "the label is among the two most probable"))
+    if "test_accuracy_with_views" in metrics:
+        viewed, views = percent(metrics["test_accuracy_with_views"]), metrics.get("test_time_augmentation")
+        figures.insert(1, ("With views", viewed, f"accuracy of the mean of the logits over the views {views}"))
     if reported.validation:
         note = f"{len(reported.validation.labels):,} images held out"
         figures.append(("Validation accuracy", percent(reported.validation.accuracy), note))
@@ -125,11 +129,10 @@ def _curves(reported):
 
 def _alt(quantity, rows, written):
     ending = f"_{quantity}"
-    said = [
-        f"{name.removesuffix(ending)} from {written(rows[0][name])} to {written(rows[-1][name])}"
-        for name in rows[0]
-        if name.endswith(ending)
-    ]
+    found = {name.removesuffix(ending): series(rows, name)[1] for name in columns(rows) if name.endswith(ending)}
+    if not found:
+        found = {"training batches": series(rows, quantity)[1]}
+    said = [f"{name} from {written(values[0])} to {written(values[-1])}" for name, values in found.items() if values]
     return f"{quantity.capitalize()} by epoch, {len(rows)} epochs: {', '.join(said)}"
 
 
@@ -258,6 +261,8 @@ def _times(metrics):
     return [
         ("training, without evaluation", duration(metrics.get("train_seconds"))),
         ("median epoch", duration(statistics.median(epochs) if epochs else None)),
+        ("its arithmetic", arithmetic(metrics.get("training_flops"))),
+        ("arithmetic of evaluation", arithmetic(metrics.get("evaluation_flops"))),
         ("images per second", number(metrics.get("images_per_second"), ",.0f")),
         ("most main memory", mebibytes(metrics.get("peak_memory_bytes"))),
         ("most memory of the device", mebibytes(metrics.get("peak_device_bytes") or None)),

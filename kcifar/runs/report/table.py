@@ -12,10 +12,12 @@ from kcifar.runs.report.spread import ranges, spread
 
 _FIGURES = {
     "test_accuracy": lambda reported: reported.test.accuracy,
+    "test_accuracy_with_views": lambda reported: reported.metrics.get("test_accuracy_with_views"),
     "test_loss": lambda reported: reported.test.loss,
     "test_brier_score": lambda reported: reported.test.brier,
     "test_calibration_error": lambda reported: reported.test.calibration_error,
     "validation_accuracy": lambda reported: reported.validation and reported.validation.accuracy,
+    "training_flops": lambda reported: reported.metrics.get("training_flops"),
     "train_seconds": lambda reported: reported.metrics.get("train_seconds"),
     "images_per_second": lambda reported: reported.metrics.get("images_per_second"),
 }

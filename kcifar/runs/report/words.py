@@ -35,6 +35,17 @@ def mebibytes(count):
     return UNKNOWN if _unknown(count) else f"{count / 2**20:,.0f} MiB"
 
 
+def arithmetic(flops):
+    """Floating-point operations as "0.214 PFLOP"; UNKNOWN for None."""
+    if _unknown(flops):
+        return UNKNOWN
+    scale, unit = next(found for found in _FLOPS if flops >= 0.1 * found[0] or found is _FLOPS[-1])
+    return f"{flops / scale:,.3g} {unit}"
+
+
+_FLOPS = (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")
+
+
 def value(field):
     """A recipe's value as an override writes it, and a list of components one after the other."""
     if isinstance(field, tuple):

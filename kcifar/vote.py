@@ -22,7 +22,8 @@ Of each size those members are taken that are best on validation: of all subsets
 more by adding the best one at a time. Validation are the training images that none of the runs was trained on; where
 runs held out different ones a warning says which are left. Runs that held out none (validation=0, as in mixup.py) vote
 as well, but nothing is chosen. What each run predicts is kept in its folder. The file of a soft vote opens in plain
-Keras with KERAS_BACKEND=torch or jax; that of a hard vote needs `from kcifar.voting import Voting` first. Views (--tta) are in the figures, not in the file.
+Keras with KERAS_BACKEND=torch or jax; that of a hard vote needs `from kcifar.voting import Voting` first. Views (--tta)
+are in the figures, not in the file.
 
 examples:
   python -m kcifar.train recipes/mixup.py seed=0..4 validation=0.1 select_on=validation   # makes the runs

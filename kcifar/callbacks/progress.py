@@ -106,7 +106,7 @@ class ProgressBar(keras.callbacks.Callback):
             f"{name.removesuffix('_accuracy')} {value:.2%}"
             for name, value in logs.items()
             if name.endswith("_accuracy")
-        ]
+        ] or [f"training batches {logs['accuracy']:.2%}"]
         seconds = time.perf_counter() - self._epoch_started
         speed = self.images_per_epoch / self._train_seconds
         self.console.print(

@@ -29,7 +29,8 @@ def _both(shift):
     return View(False, shift), View(True, shift)
 
 
-# By the names of `kcifar.recipe.VIEWS`, views and their shares in the mean of the logits, as airbench94's (Jordan 2024, arXiv 2404.00498, its program).
+# By the names of `kcifar.recipe.VIEWS`, views and their shares in the mean of the logits, as airbench94's (Jordan 2024,
+# arXiv 2404.00498, its program).
 TEST_TIME_AUGMENTATIONS = {
     "none": {View(): 1.0},
     "flip": dict.fromkeys(_both(0), 1 / 2),

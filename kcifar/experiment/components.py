@@ -42,6 +42,13 @@ def _warmup_cosine(warmup_epochs=0.0, final=0.0):
     return lambda rate, epochs, steps: schedules.WarmupCosine(rate, epochs * steps, round(warmup_epochs * steps), final)
 
 
+def _warmup_linear(warmup_epochs=0.0, start_factor=0.0, end_factor=0.0):
+    """Linear from `start_factor` times the learning rate up to it, then down to `end_factor` times it at the end."""
+    return lambda rate, epochs, steps: schedules.WarmupLinear(
+        rate, epochs * steps, round(warmup_epochs * steps), start_factor, end_factor
+    )
+
+
 def _step_decay(decay_epochs, gamma=0.1):
     """Times `gamma` every `decay_epochs`."""
     return lambda rate, epochs, steps: schedules.StepDecay(rate, round(decay_epochs * steps), gamma)
@@ -88,6 +95,7 @@ KINDS = {
     "schedule": {
         "CyclicLR": _cyclic,
         "WarmupCosine": _warmup_cosine,
+        "WarmupLinear": _warmup_linear,
         "StepDecay": _step_decay,
         "PiecewiseConstant": _piecewise,
         "OneCycle": _one_cycle,

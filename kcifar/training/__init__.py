@@ -13,6 +13,7 @@ _FILES = {
     "SharpnessAware": "sharpness_aware",
     "StepDecay": "schedules",
     "WarmupCosine": "schedules",
+    "WarmupLinear": "schedules",
 }
 __all__ = list(_FILES)
 

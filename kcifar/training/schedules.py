@@ -63,6 +63,55 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable("kcifar")
+class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from η·`start_factor` to η over the first m steps, then linear to η·`end_factor` over the others.
+
+    As torch.optim's `LinearLR(start_factor, 1, m)` and, behind it, `LinearLR(1, end_factor, steps − m)`. Stays where it
+    is after the last step.
+
+    Args:
+        learning_rate: η > 0.
+        steps: of the whole training.
+        warmup_steps: m, from 0 to below `steps`.
+        start_factor, end_factor: from 0 to 1.
+
+    Returns (of a call): float32, of the shape of the steps that it is given, counted from 0.
+
+    Raises:
+        InputError: an argument outside its range.
+    """
+
+    def __init__(self, learning_rate, steps, warmup_steps=0, start_factor=0.0, end_factor=0.0):
+        _expect_rate("WarmupLinear", learning_rate)
+        if not (0 <= warmup_steps < steps and _are_whole(warmup_steps, steps)):
+            raise InputError(
+                f"WarmupLinear: the warm-up is {warmup_steps} of {steps} steps; expected whole numbers, at least 0 and "
+                "less than all"
+            )
+        if not (0 <= start_factor <= 1 and 0 <= end_factor <= 1):
+            raise InputError(
+                f"WarmupLinear(start_factor={start_factor}, end_factor={end_factor}): expected both from 0 to 1"
+            )
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.warmup_steps = warmup_steps
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+
+    def __call__(self, step):
+        step = ops.minimum(ops.cast(step, "int32"), self.steps)
+        left = ops.cast(self.steps - step, "float32") / (self.steps - self.warmup_steps)
+        factor = self.end_factor + (1 - self.end_factor) * left
+        if self.warmup_steps:
+            rising = self.start_factor + (1 - self.start_factor) * ops.cast(step, "float32") / self.warmup_steps
+            factor = ops.where(step < self.warmup_steps, rising, factor)
+        return self.learning_rate * factor
+
+    def get_config(self):
+        return vars(self).copy()
+
+
+@keras.saving.register_keras_serializable("kcifar")
 class StepDecay(keras.optimizers.schedules.LearningRateSchedule):
     """η·γ^⌊t/n⌋ at step t, as torch.optim's `StepLR`.
 

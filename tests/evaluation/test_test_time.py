@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from kcifar import InputError, data
-from kcifar.evaluate import _TTA
 from kcifar.evaluation.models import evaluate
 from kcifar.evaluation.test_time import TEST_TIME_AUGMENTATIONS
+from kcifar.recipe import VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_mirrored_image_has_the_same_mean(model, split):
 
 
 def test_the_command_knows_all_of_them():
-    assert {"none", *_TTA} == set(TEST_TIME_AUGMENTATIONS)
+    assert {"none", *VIEWS} == set(TEST_TIME_AUGMENTATIONS)
 
 
 def test_an_unknown_one_is_refused(model, split):

@@ -9,7 +9,7 @@ import torch
 from keras import ops
 from torch.optim import lr_scheduler
 
-from kcifar.training import OneCycle, PiecewiseConstant, StepDecay, WarmupCosine
+from kcifar.training import OneCycle, PiecewiseConstant, StepDecay, WarmupCosine, WarmupLinear
 
 ON_TORCH = keras.backend.backend() == "torch"
 RATE, COUNT = 0.3, 128  # JAX compiles for each number of steps that it is given: one for all
@@ -58,6 +58,17 @@ def torch_lambda(factor_of):
     return lambda optimizer: lr_scheduler.LambdaLR(optimizer, factor_of)
 
 
+def torch_linear(steps, warmup=0, start=0.0, end=0.0):
+    def scheduler_of(optimizer):
+        falling = lr_scheduler.LinearLR(optimizer, 1.0, end, steps - warmup)
+        if not warmup:
+            return falling
+        rising = lr_scheduler.LinearLR(optimizer, start, 1.0, warmup)
+        return lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
+
+    return scheduler_of
+
+
 def torch_step(steps, gamma):
     return lambda optimizer: lr_scheduler.StepLR(optimizer, steps, gamma)
 
@@ -95,6 +106,9 @@ CASES = {
     "warm-up of one step": (WarmupCosine(RATE, 50, 1), 51, torch_cosine(50, 1)),
     "warm-up of all but one": (WarmupCosine(RATE, 50, 49, 0.02), 51, torch_cosine(50, 49, 0.02)),
     "He et al.": (WarmupCosine(RATE, 100, 30, 0.02), 101, torch_lambda(he)),
+    "linear": (WarmupLinear(RATE, 97), 98, torch_linear(97)),
+    "linear, not to 0": (WarmupLinear(RATE, 97, end_factor=0.07), COUNT, torch_linear(97, end=0.07)),
+    "airbench94's": (WarmupLinear(RATE, 100, 23, 0.2, 0.07), COUNT, torch_linear(100, 23, 0.2, 0.07)),
     "steps": (StepDecay(RATE, 30), COUNT, torch_step(30, 0.1)),
     "steps of one": (StepDecay(RATE, 1, 0.97), COUNT, torch_step(1, 0.97)),
     "steps that stay": (StepDecay(RATE, 7, 1.0), COUNT, torch_step(7, 1.0)),
@@ -126,6 +140,7 @@ WRONG = {
     "a warm-up a step too long": ("warm-up", torch_cosine(100, 31)),
     "final forgotten": ("warm-up, to a rate", torch_cosine(100, 30)),
     "final as a factor": ("warm-up, to a rate", torch_cosine(100, 30, 0.02 * RATE)),
+    "a linear decay a step too long": ("airbench94's", torch_linear(101, 23, 0.2, 0.07)),
     "final added": ("He et al.", torch_lambda(lambda t: he(t, final=0) + (0.02 / RATE if t >= 30 else 0))),
     "a decay a step early": ("steps", torch_lambda(lambda t: 0.1 ** ((t + 1) // 30))),
     "a decay a step late": ("steps", torch_step(31, 0.1)),
@@ -207,6 +222,7 @@ def test_rates_rise_and_fall_where_they_should():
 
 KINDS = {
     "WarmupCosine": WarmupCosine(RATE, 14, 4, 0.01),
+    "WarmupLinear": WarmupLinear(RATE, 14, 4, 0.2, 0.07),
     "StepDecay": StepDecay(RATE, 4, 0.5),
     "PiecewiseConstant": PiecewiseConstant(RATE, (3, 7), (0.5, 1.0, 0.1)),
     "OneCycle": OneCycle(RATE, 14, 5),

@@ -24,6 +24,7 @@ from tests.accelerate_twins import (
     normal,
     observed,
     twins,
+    without_onednn,
 )
 
 pytestmark = pytest.mark.once
@@ -184,7 +185,9 @@ def test_a_layer_in_a_model_of_its_own_call_is_the_stock_layer(kind, shape, argu
         return model
 
     stock, fast = twins(make)
-    assert_agree(observed(fast, images, True), observed(stock, images, True))
+    with without_onednn():
+        expected = observed(stock, images, True)
+    assert_agree(observed(fast, images, True), expected)
 
 
 PAIR, GATE = [ODD, ODD], [ODD, (1, 1, 4)]

@@ -185,9 +185,8 @@ def test_a_layer_in_a_model_of_its_own_call_is_the_stock_layer(kind, shape, argu
         return model
 
     stock, fast = twins(make)
-    with without_onednn():
-        expected = observed(stock, images, True)
-    assert_agree(observed(fast, images, True), expected)
+    with without_onednn():  # a convolution in such a model runs as stock in both
+        assert_agree(observed(fast, images, True), observed(stock, images, True))
 
 
 PAIR, GATE = [ODD, ODD], [ODD, (1, 1, 4)]

@@ -37,4 +37,4 @@ class Evaluate(keras.callbacks.Callback):
 
 def is_evaluated(epoch, every, epochs):
     """Whether the splits are evaluated after an epoch, counted from 0, of so many; `every` as of `Evaluate`."""
-    return epoch + 1 == epochs or (every is not None and (epoch + 1) % every == 0)
+    return (every is not None and (epoch + 1) % every == 0) or epoch + 1 == epochs

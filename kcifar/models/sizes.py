@@ -18,7 +18,8 @@ def _called(layer, *args, **kwargs):
 
 def through(model, image, call=_called):
     """What a functional model's own layers give of another input, each of them called by `call(layer, …)`."""
-    return keras.models.clone_model(model, image, clone_function=lambda layer: layer, call_function=call).output
+    uncompiled = keras.Model(model.input, model.output)  # else Keras would make its loss and optimizer again
+    return keras.models.clone_model(uncompiled, image, clone_function=lambda layer: layer, call_function=call).output
 
 
 def of_shapes(model, shapes):

@@ -74,6 +74,19 @@ def test_a_frozen_stem_has_no_backward_pass():
     assert flops(model) == (forward, training - 2 * stem)
 
 
+def test_a_compiled_model_is_counted_as_another():
+    """Whatever it was compiled with, which nobody but its maker can make again."""
+
+    class Own(keras.losses.Loss):
+        def call(self, labels, logits):
+            return logits
+
+    model = models.build("tutorial_net")
+    counted = flops(model)
+    model.compile("sgd", Own())
+    assert flops(model) == counted
+
+
 def test_what_is_not_known_is_not_guessed():
     image = keras.Input((8, 8, 3))
     assert flops(keras.Model(image, layers.Conv2DTranspose(2, 3)(image))) == (None, None)

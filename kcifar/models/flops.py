@@ -53,15 +53,18 @@ class _Counted:
         return through(model, image, self._call)
 
     def _call(self, layer, *args, **kwargs):
-        if isinstance(layer, keras.Model):
-            return self.run(layer, args[0])
         result = layer(*args, **kwargs)
-        count = 2 * _multiply_adds(layer, result)
-        trained = bool(layer.trainable_variables) or any(map(self._is_behind, tree.flatten((args, kwargs))))
-        self.forward += count
-        self.training += 3 * count if trained else count
-        if trained:
-            self._behind_trained += tree.flatten(result)
+        behind = any(map(self._is_behind, tree.flatten((args, kwargs))))
+        if isinstance(layer, keras.Model):
+            image = image_for(layer, args[0].shape[1:])
+            self._behind_trained += [image] if behind else []
+            behind = self._is_behind(self.run(layer, image))
+        else:
+            count = 2 * _multiply_adds(layer, result)
+            behind = behind or bool(layer.trainable_variables)
+            self.forward += count
+            self.training += 3 * count if behind else count
+        self._behind_trained += tree.flatten(result) if behind else []
         return result
 
     def _is_behind(self, value):

@@ -111,6 +111,17 @@ TABLES = {
         Case("a penalty below 0", "kcifar train tiny.py optimizer.l2=-1"),
         Case("no finite learning rate", "kcifar train tiny.py optimizer.learning_rate=1e400"),
         Case("a word for a momentum", "kcifar train tiny.py 'optimizer=SGD(learning_rate=0.1, momentum=high)'"),
+        Case(
+            "a factor for weights that there are not",
+            "kcifar train tiny.py 'optimizer=SGD(learning_rate=0.1, learning_rate_factors={\"*/beta\": 64.0})'",
+        ),
+        Case("a factor of 0", "kcifar train tiny.py 'optimizer.learning_rate_factors={\"*/bias\": 0}'"),
+        Case(
+            "Muon on a model without matrices",
+            "kcifar train tiny.py 'optimizer=Muon(learning_rate=0.1, exclude=[\"*\"])'",
+        ),
+        Case("views that there are not", "kcifar train tiny.py tta=shift"),
+        Case("an evaluation after every 0 epochs", "kcifar train tiny.py evaluate_every=0"),
         Case("an unknown loss", "kcifar train tiny.py 'loss=CrossEntropy()'"),
         Case("smoothing above 1", "kcifar train tiny.py loss.label_smoothing=5"),
         Case("a word for a smoothing", "kcifar train tiny.py 'loss=CategoricalCrossentropy(label_smoothing=some)'"),

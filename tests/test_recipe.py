@@ -580,7 +580,9 @@ def test_a_shipped_recipe_names_what_it_uses_in_the_order_of_the_fields(path):
 def test_a_field_that_is_not_named_is_off():
     off = Recipe(**{name: value for name, value in arguments().items() if name in NEEDED})
     assert (off.validation, off.select_on, off.precision, off.select_by) == (0.0, "last", "float32", "accuracy")
-    others = [name for name in FIELDS if name not in NEEDED | {"select_on", "precision", "select_by"}]
+    assert (off.evaluate_every, off.evaluate_train, off.tta) == (1, True, "none")
+    named = {"select_on", "precision", "select_by", "evaluate_every", "evaluate_train", "tta"}
+    others = [name for name in FIELDS if name not in NEEDED | named]
     assert {getattr(off, name) in (None, False, 0, 1, ()) for name in others} == {True}
 
 

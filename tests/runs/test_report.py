@@ -145,7 +145,7 @@ def test_several_runs_are_compared(runs, tmp_path, monkeypatch, capsys):
     assert values[:3] == ["mixup", "42", str(first.mean())]
     rows = np.reshape(values, (3, -1))
     assert rows[2, 1:3].tolist() == ["7", str(last.mean())]
-    assert (rows[1] == "").sum() == 3  # time, images/s and parameters of the run without metrics.json
+    assert (rows[1] == "").sum() == 4  # arithmetic, time, images/s and parameters of the run without metrics.json
     assert "Epoch – of 8 chosen on validation" in page.text
 
 

@@ -65,7 +65,7 @@ def test_evaluate_and_validation_are_the_inner_models(trained_model):
     assert_same_logs(evaluated, stock.evaluate(X, Y, 4, verbose=0, return_dict=True))
     expected = stock.evaluate(X[:8], Y[:8], 4, verbose=0, return_dict=True)
     assert_same_logs({name: history[f"val_{name}"][-1] for name in expected}, expected)
-    assert history["val_loss"][-1] != pytest.approx(float(evaluated["loss"]), rel=1e-3)
+    assert history["val_loss"][-1] != pytest.approx(float(evaluated["loss"]), rel=1e-5)
 
 
 def test_predictions_are_the_inner_models(trained_model):

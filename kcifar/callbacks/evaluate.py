@@ -3,6 +3,7 @@
 import keras
 
 from kcifar.callbacks.processes import mean_figures
+from kcifar.runs import generators
 
 
 class Evaluate(keras.callbacks.Callback):
@@ -27,12 +28,14 @@ class Evaluate(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not is_evaluated(epoch, self.every, self.params["epochs"]):
             return
+        states = generators.states()  # dropout without a seed draws by them: training is the same, evaluated or not
         for name, batches in self.splits.items():
             figures = self.model.evaluate(batches, verbose=0, return_dict=True)
             if self.processes:
                 figures = mean_figures(self.processes, len(batches.split), figures)
             logs[f"{name}_loss"] = figures["loss"]
             logs[f"{name}_accuracy"] = figures["accuracy"]
+        generators.restore(states)
 
 
 def is_evaluated(epoch, every, epochs):

@@ -41,12 +41,16 @@ class Part:
         """Whether it takes what frozen layers make of the images."""
         return isinstance(self.splits["train"], Features)
 
-    def compute_features(self, names):
-        """Computes those of these splits, with a progress bar, where it takes features; returns the seconds."""
+    def compute_features(self, evaluated):
+        """Computes those of the training split and of these, with a progress bar, where it takes features.
+
+        Returns:
+            The seconds.
+        """
         if not self.on_features:
             return 0.0
         started = time.perf_counter()
-        for name in names:
+        for name in dict.fromkeys(["train", *evaluated]):
             say(f"features of {len(self.splits[name]):,} {name} images, once")
             self.splits[name].images  # noqa: B018  (computed when it is first asked for)
         return time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from kcifar.callbacks.evaluate import is_evaluated
 from kcifar.data.sources import NoSourceError
 from kcifar.errors import InputError
 from kcifar.experiment import own_parts
@@ -48,11 +49,8 @@ def go_on(run, wanted, tell):
         InputError: see `plan_again` and `kcifar.runs.folder.record_resume`.
     """
     state, start = run.last.read(), start_of(run, wanted)
-    if state and state.record["stopped"] and wanted.epochs != run.recipe.epochs:
-        raise InputError(
-            f"'{run.path}' was ended by early stopping behind epoch {state.record['epochs']} of {run.recipe.epochs}: "
-            f"with epochs={wanted.epochs} it would have ended there too; add --out to go on from there in a new run"
-        )
+    if state and wanted.epochs != run.recipe.epochs:
+        _expect_open_end(run, state.record, wanted.epochs)
     planned = plan_again(run, wanted, start)
     tell(planned.describe())
     if run.begun:
@@ -70,6 +68,22 @@ def start_of(run, wanted):
     has_best = state is not None and run.last.settle_best(state)
     # What it trains is in last/.
     return run.best if has_best and run.best.exists() and wanted.pretrained else None
+
+
+def _expect_open_end(run, record, epochs):
+    """Raises InputError where a run of so many epochs would not have been at this state of the run."""
+    done, every = record["epochs"], run.recipe.evaluate_every
+    advice = "add --out to go on from there in a new run"
+    if record["stopped"]:
+        raise InputError(
+            f"'{run.path}' was ended by early stopping behind epoch {done} of {run.recipe.epochs}: "
+            f"with epochs={epochs} it would have ended there too; {advice}"
+        )
+    if done == run.recipe.epochs and not is_evaluated(done - 1, every, epochs):
+        raise InputError(
+            f"'{run.path}' evaluated epoch {done} because it was the last; with epochs={epochs} and "
+            f"evaluate_every={every} it would not have: {advice}"
+        )
 
 
 def _expect_same_rates(run, planned):

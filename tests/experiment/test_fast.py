@@ -155,6 +155,15 @@ def test_early_stopping_counts_the_evaluated_epochs(images, tmp_path):
 
 
 @pytest.mark.once
+def test_an_epoch_that_was_evaluated_as_the_last_is_not_gone_on_from(images, tmp_path):
+    changes = ["epochs=3", "evaluate_every=2", "schedule=none", "validation=0.4", "batch_size=12"]
+    wanted = fast(images, *changes)
+    trained(wanted, tmp_path / "run")
+    with pytest.raises(InputError, match=r"because it was the last.*--out"):
+        resuming.go_on(folder.find(tmp_path / "run"), fast(images, *changes, "epochs=4"), tell=lambda text: None)
+
+
+@pytest.mark.once
 def test_a_factor_for_a_group_that_is_trained_later_is_known_in_time(images):
     factors = "optimizer.learning_rate_factors={'layer2_*': 2.0}"
     later = ["freeze=layer2", "unfreeze_epoch=1"]

@@ -207,7 +207,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _is_best(self, epoch, logs):
         if self.monitor is None:
             return True
-        if self.every != 1 and not is_evaluated(epoch - 1, self.every, self.params["epochs"]):
+        if not is_evaluated(epoch - 1, self.every, self.params):
             return False
         if self.monitor not in logs:
             raise InputError(f"Checkpoint(monitor='{self.monitor}'): not in the log, which has {sorted(logs)}")

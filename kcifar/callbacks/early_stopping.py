@@ -56,7 +56,7 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
             setattr(self, name, value)
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.every == 1 or is_evaluated(epoch, self.every, self.params["epochs"]):
+        if is_evaluated(epoch, self.every, self.params):
             super().on_epoch_end(epoch, logs)
 
 

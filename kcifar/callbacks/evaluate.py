@@ -26,7 +26,7 @@ class Evaluate(keras.callbacks.Callback):
         self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
-        if not is_evaluated(epoch, self.every, self.params["epochs"]):
+        if not is_evaluated(epoch, self.every, self.params):
             return
         states = generators.states()  # dropout without a seed draws by them: training is the same, evaluated or not
         for name, batches in self.splits.items():
@@ -38,6 +38,10 @@ class Evaluate(keras.callbacks.Callback):
         generators.restore(states)
 
 
-def is_evaluated(epoch, every, epochs):
-    """Whether the splits are evaluated after an epoch, counted from 0, of so many; `every` as of `Evaluate`."""
-    return (every is not None and (epoch + 1) % every == 0) or epoch + 1 == epochs
+def is_evaluated(epoch, every, params):
+    """Whether the splits are evaluated after an epoch, counted from 0; `every` as of `Evaluate`.
+
+    Args:
+        params: of a callback, which tell how many `epochs` there are.
+    """
+    return (every is not None and (epoch + 1) % every == 0) or epoch + 1 == params["epochs"]

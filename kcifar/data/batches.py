@@ -156,8 +156,9 @@ class Batches(keras.utils.PyDataset):
         images, labels = self._apply(images, labels, drawn)
         if last := self.of_epoch and self.of_epoch(epoch):
             drawn = chance.drawn_by(last, rng, len(chosen), self.image_shape, place)
-            apply = self._of_epochs.setdefault(last, _compiled(last))
-            images, labels = apply(images, labels, drawn)
+            if last not in self._of_epochs:
+                self._of_epochs[last] = _compiled(last)
+            images, labels = self._of_epochs[last](images, labels, drawn)
         rank, count = self.part
         size = len(chosen) // count
         own = slice(rank * size, (rank + 1) * size)

@@ -79,7 +79,7 @@ def _expect_open_end(run, record, epochs):
             f"'{run.path}' was ended by early stopping behind epoch {done} of {run.recipe.epochs}: "
             f"with epochs={epochs} it would have ended there too; {advice}"
         )
-    if done == run.recipe.epochs and not is_evaluated(done - 1, every, epochs):
+    if done == run.recipe.epochs and not is_evaluated(done - 1, every, {"epochs": epochs}):
         raise InputError(
             f"'{run.path}' evaluated epoch {done} because it was the last; with epochs={epochs} and "
             f"evaluate_every={every} it would not have: {advice}"

@@ -139,10 +139,10 @@ class CoupledL2(keras.optimizers.Optimizer):
         if not self._expected:
             self.expect_variables(self._trainable_variables)
             self._expected = True
-        pairs = list(zip(gradients, variables, strict=True))
+        kinds = list(map(self._kind_of, variables))
         slots = list(self._slots.values())
-        for alike in dict.fromkeys(map(self._kind_of, variables)):
-            group = [pair for pair in pairs if self._kind_of(pair[1]) == alike]
+        for alike in dict.fromkeys(kinds):
+            group = [pair for *pair, kind in zip(gradients, variables, kinds, strict=True) if kind == alike]
             if not self._update_natively(*map(list, zip(*group, strict=True)), slots, learning_rate, *alike):
                 super()._backend_update_step(*zip(*group, strict=True), learning_rate)
 
@@ -173,6 +173,13 @@ class CoupledL2(keras.optimizers.Optimizer):
         if l2 := self._l2_of(variable):
             gradient = ops.add(gradient, ops.multiply(variable, l2))
         return gradient, ops.cast(times(learning_rate, self._factor_of(variable)), variable.dtype)
+
+    def _step_of_sgd(self, gradient, variable, learning_rate, momentum, nesterov):
+        """`update_step` of SGD; without momentum no velocity is needed."""
+        step, learning_rate = self._coupled(gradient, variable, learning_rate)
+        if momentum:
+            step = self._accumulated(step, self._slot("velocity", variable), momentum, nesterov)
+        self.assign_sub(variable, ops.multiply(step, learning_rate))
 
     def _accumulated(self, gradient, velocity, momentum, nesterov):
         """The step's direction, behind v ← μ·v + g: v, or g + μ·v."""

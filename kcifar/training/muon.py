@@ -24,7 +24,7 @@ class Muon(CoupledL2):
 
     ortho(u) is near the orthogonal matrix nearest to u: from X = u/‖u‖ some steps of X ← aX + (bA + cA²)X, A = XXᵀ,
     with (a, b, c) = (3.4445, −4.7750, 2.0315), which take all singular values near 1 (after five, between some 0.7 and
-    1.2). Where filters are normalised the penalty has no effect.
+    1.2). Where filters are normalised the penalty has little effect.
 
     `keras.optimizers.Muon` orthogonalises matrices alone, and trains kernels of convolutions by AdamW.
 
@@ -35,7 +35,7 @@ class Muon(CoupledL2):
         ns_steps: Newton–Schulz steps, at least 1.
         normalize_filters: scale each matrix to the norm √filters before each step.
         exclude: patterns (as of `fnmatch`) of paths of matrices that are trained by SGD all the same: that of the
-            logits, by the name that it has in kcifar's models.
+            logits, by the name that it has in kcifar's models; in `tutorial_net` and `elu_cnn` it is "logits/*".
         sgd_momentum: μ of all else, whose steps are those of `SGD` with these factors of the learning rate.
         l2, l2_kernels_only, learning_rate_factors, global_clipnorm: as of `SGD`.
         **kwargs: as of `SGD`.
@@ -100,12 +100,10 @@ class Muon(CoupledL2):
         return backend.update_sgd(self, gradients, variables, slots, rate, l2, self.sgd_momentum, self.nesterov)
 
     def update_step(self, gradient, variable, learning_rate):
-        velocity = self._slot("velocity", variable)
         if not self._is_matrix(variable):
-            gradient, learning_rate = self._coupled(gradient, variable, learning_rate)
-            step = self._accumulated(gradient, velocity, self.sgd_momentum, self.nesterov)
-            self.assign_sub(variable, ops.multiply(step, learning_rate))
+            self._step_of_sgd(gradient, variable, learning_rate, self.sgd_momentum, self.nesterov)
             return
+        velocity = self._slot("velocity", variable)
         learning_rate = ops.cast(times(learning_rate, self._factor_of(variable)), variable.dtype)
         step = self._accumulated(ops.cast(gradient, variable.dtype), velocity, self.momentum, self.nesterov)
         step = ops.reshape(orthogonalized(ops.reshape(step, (-1, variable.shape[-1])), self.ns_steps), variable.shape)

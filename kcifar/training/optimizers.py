@@ -65,11 +65,7 @@ class SGD(CoupledL2):
         return backend.update_sgd(self, gradients, variables, slots, rate, l2, self.momentum, self.nesterov)
 
     def update_step(self, gradient, variable, learning_rate):
-        gradient, learning_rate = self._coupled(gradient, variable, learning_rate)
-        step = gradient
-        if self.momentum:
-            step = self._accumulated(gradient, self._slot("velocity", variable), self.momentum, self.nesterov)
-        self.assign_sub(variable, ops.multiply(step, learning_rate))
+        self._step_of_sgd(gradient, variable, learning_rate, self.momentum, self.nesterov)
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}

@@ -36,11 +36,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate, steps, warmup_steps=0, final=0.0):
         _expect_rate("WarmupCosine", learning_rate)
-        if not (0 <= warmup_steps < steps and _are_whole(warmup_steps, steps)):
-            raise InputError(
-                f"WarmupCosine: the warm-up is {warmup_steps} of {steps} steps; expected whole numbers, at least 0 and "
-                "less than all"
-            )
+        _expect_warmup("WarmupCosine", warmup_steps, steps)
         if not 0 <= final <= learning_rate:
             raise InputError(f"WarmupCosine(final={final}): expected from 0 to the learning rate, {learning_rate}")
         self.learning_rate = learning_rate
@@ -83,11 +79,7 @@ class WarmupLinear(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate, steps, warmup_steps=0, start_factor=0.0, end_factor=0.0):
         _expect_rate("WarmupLinear", learning_rate)
-        if not (0 <= warmup_steps < steps and _are_whole(warmup_steps, steps)):
-            raise InputError(
-                f"WarmupLinear: the warm-up is {warmup_steps} of {steps} steps; expected whole numbers, at least 0 and "
-                "less than all"
-            )
+        _expect_warmup("WarmupLinear", warmup_steps, steps)
         if not (0 <= start_factor <= 1 and 0 <= end_factor <= 1):
             raise InputError(
                 f"WarmupLinear(start_factor={start_factor}, end_factor={end_factor}): expected both from 0 to 1"
@@ -254,6 +246,14 @@ def _rising(place):
 
 def _are_whole(*steps):
     return all(step % 1 == 0 for step in steps)
+
+
+def _expect_warmup(schedule, warmup_steps, steps):
+    if not (0 <= warmup_steps < steps and _are_whole(warmup_steps, steps)):
+        raise InputError(
+            f"{schedule}: the warm-up is {warmup_steps} of {steps} steps; expected whole numbers, at least 0 and less "
+            "than all"
+        )
 
 
 def _expect_rate(schedule, learning_rate):
